@@ -1,0 +1,36 @@
+# Two commands matter: `make demo` and `make test`. Everything they install goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEEDS ?= 2000
+SEED ?=
+
+.PHONY: demo test lint bench sim install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## the main job, visible, in about a minute
+	$(BIN)/holdfast demo
+
+test: $(STAMP)  ## everything that this machine can test; says what it left out
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sim: $(STAMP)  ## simulation campaign: make sim SEEDS=20000, or SEED=n to replay one
+	$(BIN)/python -m tests.sim.campaign --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+
+bench: $(STAMP)  ## side by side with the real sanlock (Debian package sanlock)
+	$(BIN)/python -m benchmarks.lease
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

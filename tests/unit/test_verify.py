@@ -111,7 +111,7 @@ def test_the_first_failed_check_decides() -> None:
         "num_hosts": 1,
         "flags": 0x400,
     }
-    seen = []
+    seen: list[int] = []
     while True:
         raw = sector(LEADER._replace(**faults))
         seen.append(code_of(verify_leader, damaged(raw) if len(seen) < 6 else raw, "space", "res", 5))
@@ -140,7 +140,7 @@ def test_unknown_flags_of_an_intact_record_are_called_newer() -> None:
 def test_fields_outside_of_the_checksum_may_change() -> None:
     raw = bytearray(sector(LEADER))
     raw[172:200] = bytes(range(28))
-    assert verify_leader(raw, "space", "res", 5).write_id != 3
+    assert verify_leader(bytes(raw), "space", "res", 5).write_id != 3
 
 
 DELTA_FAULTS: list[tuple[dict[str, Any], int]] = [
@@ -186,7 +186,7 @@ def test_a_wiped_block_is_accepted_and_recognised() -> None:
 def test_every_damaged_field_of_a_dblock_is_noticed(field: int) -> None:
     raw = bytearray(sector(BLOCK))
     raw[field * 8 + 5] ^= 0x40
-    assert code_of(verify_host_block, raw) == Code.DBLOCK_CHECKSUM
+    assert code_of(verify_host_block, bytes(raw)) == Code.DBLOCK_CHECKSUM
 
 
 def test_a_block_of_zeros_with_a_checksum_or_a_value_is_damaged() -> None:
@@ -206,4 +206,4 @@ def test_bytes_between_and_after_the_blocks_are_ignored() -> None:
     raw[56:128] = b"\xa5" * 72
     raw[132:136] = b"\xa5" * 4
     raw[144:] = b"\xa5" * (512 - 144)
-    assert verify_host_block(raw) == BLOCK
+    assert verify_host_block(bytes(raw)) == BLOCK

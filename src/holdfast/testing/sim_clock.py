@@ -93,6 +93,9 @@ class SimClock:
         """The virtual time at which this clock shows `reading`."""
         return (reading - self._boot_s) / self._rate
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self.host.wake_at(self.virtual(self.now() + max(seconds, 0.0)), callback)
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)

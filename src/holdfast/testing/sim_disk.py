@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.storage.buffers import Buffer
+from holdfast.storage.disk import Permit
 from holdfast.storage.errors import DeadlineError, StorageError
 from holdfast.testing.sim_clock import SimHost
 
@@ -98,7 +99,7 @@ class DiskWatcher(Protocol):
         ...
 
     def completed(self, op: Op, outcome: str) -> None:
-        """The caller was told: `ok`, `EIO`, `timeout` or `blocked` (rule 12: never submitted)."""
+        """The caller was told: `ok`, `EIO` or `timeout`."""
         ...
 
 
@@ -157,7 +158,8 @@ class SimStorage:
         # campaign reads megabytes that nobody ever wrote, thousands of times.
         self._written: dict[int, dict[int, bytes]] = {}
         self._holds: list[Hold] = []
-        self._ops = 0
+        self.ops = 0
+        """I/Os submitted so far."""
 
     def attach(self, host: SimHost, weather: Weather | None = None) -> SimDisk:
         """A host's view, as if it had opened the device. One per host and boot (rule 12 is kept per view)."""
@@ -343,8 +345,13 @@ class SimDisk:
     async def read_into(self, buffer: Buffer, offset: int, length: int, timeout_s: float) -> None:
         await self._run("R", offset, length, b"", buffer, timeout_s)
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float) -> None:
-        await self._run("W", offset, len(data), bytes(data), None, timeout_s)
+    async def write(
+        self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float, permit: Permit | None = None
+    ) -> None:
+        await self._run("W", offset, len(data), bytes(data), None, timeout_s, permit)
+
+    async def settle(self, offset: int, length: int, timeout_s: float) -> None:
+        await self._wait_for_older(offset, length, timeout_s)
 
     def crash(self, land_by: float) -> None:
         """The host is gone: each write in flight is lost, or lands at a random instant before `land_by` (virtual time)."""
@@ -376,7 +383,14 @@ class SimDisk:
             op.target.unpin()
 
     async def _run(
-        self, kind: str, offset: int, length: int, data: bytes, target: Buffer | bytearray | None, timeout_s: float
+        self,
+        kind: str,
+        offset: int,
+        length: int,
+        data: bytes,
+        target: Buffer | bytearray | None,
+        timeout_s: float,
+        permit: Permit | None = None,
     ) -> None:
         storage, host = self.storage, self.host
         if host.gone:
@@ -393,23 +407,28 @@ class SimDisk:
             await host.wait_until(storage.loop.time() + storage.rng.uniform(*weather.submit_delay_s))
         if storage.loop.time() < host.paused_until:
             await host.wait_until(host.paused_until)
-        storage._ops += 1
-        op = Op(storage._ops, self, kind, offset, length, data, storage.loop.time(), target)
         if kind == "W":
-            deadline = storage.loop.time() + timeout_s
-            await self._wait_for_older(op, deadline, timeout_s)
-            timeout_s = max(deadline - storage.loop.time(), 0.0)
-            op.submitted_at = storage.loop.time()
+            if self._writes:
+                deadline = storage.loop.time() + timeout_s
+                await self._wait_for_older(offset, length, timeout_s)
+                timeout_s = max(deadline - storage.loop.time(), 0.0)
+            if permit is not None:
+                permit()
+        storage.ops += 1
+        op = Op(storage.ops, self, kind, offset, length, data, storage.loop.time(), target)
+        if kind == "W":
             self._writes.append(op)
         elif isinstance(target, Buffer):
             target.pin()
         storage.submit(op)
         await self.wait(op, timeout_s)
 
-    async def _wait_for_older(self, op: Op, deadline: float, timeout_s: float) -> None:
+    async def _wait_for_older(self, offset: int, length: int, timeout_s: float) -> None:
         """Rule 12: no second write to a sector while an older one has an unknown outcome."""
         loop = self.storage.loop
-        while older := next((w for w in self._writes if w.offset < op.end and op.offset < w.end), None):
+        deadline = loop.time() + timeout_s
+        end = offset + length
+        while older := next((w for w in self._writes if w.offset < end and offset < w.end), None):
             if older.freed is None or older.freed.done():
                 older.freed = loop.create_future()
             freed: asyncio.Future[None] = loop.create_future()
@@ -421,8 +440,7 @@ class SimDisk:
                 raise asyncio.CancelledError
             if loop.time() >= deadline and older in self._writes:
                 self.storage.count_fault("blocked write")
-                self._tell(op, "blocked")
-                raise DeadlineError("write", self.path, op.offset, op.length, timeout_s, submitted=False)
+                raise DeadlineError("write", self.path, offset, length, timeout_s, submitted=False)
 
     async def wait(self, op: Op, timeout_s: float) -> None:
         """Until `op` completes or misses its deadline."""

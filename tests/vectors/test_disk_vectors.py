@@ -275,7 +275,7 @@ def test_owners(name: str, holders: list[tuple[int, int, int]], shared: bool) ->
 
 
 def test_a_destroyed_host_block_is_reported_when_owners_are_listed() -> None:
-    """Block 209 of this image is garbage, with flags that nobody knows: whether that host shares is not guessed."""
+    """Block 209 of this image is garbage with unknown flags: whether that host shares is not guessed."""
     with pytest.raises(LeaseError) as caught:
         asyncio.run(read_owners(MemoryDisk(image("res_lvb_overlap_damage")), 0))
     assert caught.value.code == Code.DBLOCK_CHECKSUM

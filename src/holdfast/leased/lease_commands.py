@@ -1,4 +1,4 @@
-"""ACQUIRE, RELEASE, INQUIRE, CONVERT, LVB and KILLPATH (spec lease-wire section 7), and what a client's death does.
+"""ACQUIRE, RELEASE, INQUIRE, CONVERT, LVB, KILLPATH (spec lease-wire 7), and what the death of a client does.
 
 Each function serves one complete request. They finish without suspending whenever the storage answers at once.
 Must never leave a lease on disk that no table knows: what could not be undone is retried in the background.
@@ -22,7 +22,7 @@ from holdfast.leased.wire import Resource
 from holdfast.storage import StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.daemon import Call, LeaseDaemon
+    from holdfast.leased.core import Call, LeaseDaemon
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +126,7 @@ def _hold(daemon: LeaseDaemon, client: Client, local: LocalLease, persistent: bo
     return token
 
 
-async def _take_fresh(
-    daemon: LeaseDaemon, client: Client, space: Space, wanted: Resource, flags: int
-) -> Token:
+async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted: Resource, flags: int) -> Token:
     if wanted.num_disks > 1:
         raise LeaseError(EINVAL, f"{wanted.name}: {wanted.num_disks} disks, only one is supported")
     local = daemon.leases.begin((wanted.lockspace_name, wanted.name), space, wanted)
@@ -185,6 +183,28 @@ async def _retract(daemon: LeaseDaemon, local: LocalLease, unclear: Unclear) -> 
     daemon.forget_lease(local)
 
 
+def give_back_later(daemon: LeaseDaemon, space: Space, what: Lease | Unclear) -> None:
+    """An internal lease that could not be given back: go on trying while the lockspace lives."""
+
+    async def run() -> None:
+        pause = float(space.io_timeout)
+        while not space.dead:
+            await _pause(daemon, space, pause)
+            if space.dead:
+                return
+            try:
+                with space.operation():
+                    await (rules.retract(what) if isinstance(what, Unclear) else rules.release(what))
+                return
+            except LeaseError as error:
+                log.warning("s%d internal lease: %s", space.number, error)
+                if error.code != Code.AIO_TIMEOUT:
+                    return
+            pause = 2.0 * space.io_timeout
+
+    daemon.spawn(run(), f"give back in s{space.number}")
+
+
 # -- RELEASE -----------------------------------------------------------------------------------------------
 
 
@@ -211,9 +231,7 @@ def _last_error(results: list[int]) -> int:
     return next((result for result in reversed(results) if result), 0)
 
 
-async def _release_named(
-    daemon: LeaseDaemon, client: Client, named: Resource, new_name: str | None = None
-) -> int:
+async def _release_named(daemon: LeaseDaemon, client: Client, named: Resource, new_name: str | None = None) -> int:
     token = _find(client, named)
     if token is None:
         return NOT_HELD
@@ -242,8 +260,7 @@ def drop_token(daemon: LeaseDaemon, token: Token) -> bool:
     client, local = token.client, token.local
     client.drop_token(token)
     local.tokens.remove(token)
-    if not any(other.local.space is local.space for other in client.held()):
-        daemon.record.holds_no_more(client, local.space.name)
+    daemon.record.holds_no_more(client, local.space.name)
     if local.space.dead:
         local.space.wake()
     return not local.tokens

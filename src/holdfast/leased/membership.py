@@ -23,7 +23,7 @@ from holdfast.leased.watchdog_link import WdmdLink
 from holdfast.storage import DeadlineError, StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.daemon import LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.wire import State, StatusItem
 
 if TYPE_CHECKING:
-    from holdfast.leased.daemon import Call, LeaseDaemon
+    from holdfast.leased.core import Call, LeaseDaemon
 
 EAGAIN: Final = -11
 ENOENT: Final = -2
@@ -36,9 +36,7 @@ def status(daemon: LeaseDaemon, call: Call) -> bytes:
     if last != _UP_TO_DAEMON:
         items += _client_items(daemon)
         if last != _UP_TO_CLIENTS:
-            items += [
-                _space_item(space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)
-            ]
+            items += [_space_item(space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)]
             if last != _UP_TO_LOCKSPACES:
                 items += _lease_items(daemon)
     body = b"".join([item.encode() for item in items])
@@ -149,7 +147,9 @@ def _lease_item(lease: LocalLease, pid: int, token_number: int) -> StatusItem:
         ]
     )
     state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lease.lver, lease.key[1], text)
-    shown = lease.resource._replace(flags=wire.RES_SHARED if lease.shared else 0, lver=0, data64=0, data32=0, unused=0)
+    shown = lease.resource._replace(
+        flags=wire.RES_SHARED if lease.shared else 0, lver=0, data64=0, data32=0, unused=0
+    )
     return StatusItem(state, resource=shown)
 
 
@@ -218,9 +218,7 @@ def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
     space = daemon.spaces.active(wanted.name)
     if space is None:
         starting = daemon.spaces.any_named(wanted.name)
-        return wire.encode_reply(
-            call.header, EAGAIN if starting and starting.listed is Listed.ADD else ENOENT
-        )
+        return wire.encode_reply(call.header, EAGAIN if starting and starting.listed is Listed.ADD else ENOENT)
     hosts = space.membership.hosts
     if not hosts.evaluations:
         return wire.encode_reply(call.header, EAGAIN)

@@ -1,4 +1,4 @@
-"""Commands that read and write storage without owning anything: ALIGN, WRITE_*, READ_*, REQUEST (spec lease-wire 8).
+"""Commands on storage without owning anything: ALIGN, WRITE_*, READ_*, REQUEST (spec lease-wire section 8).
 
 Each opens what the request names, does one thing, and gives the storage back. The numbers in replies are the
 field's; the sentence behind an error goes to the log.
@@ -21,7 +21,7 @@ from holdfast.leased import wire
 from holdfast.storage import Device, StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.daemon import Call, LeaseDaemon
+    from holdfast.leased.core import Call, LeaseDaemon
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +173,7 @@ async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
     except LeaseError as error:
         log.info("read_resource_owners: %s", error)
         return wire.encode_reply(call.header, error.code, 0, wanted.encode())
-    shown = wanted._replace(
-        lver=owners.info.lver, flags=wanted.flags | (wire.RES_SHARED if owners.shared else 0)
-    )
+    shown = wanted._replace(lver=owners.info.lver, flags=wanted.flags | (wire.RES_SHARED if owners.shared else 0))
     hosts = [wire.Host(*holder) for holder in owners.holders]
     body = shown.encode() + b"".join([host.encode() for host in hosts])
     return wire.encode_reply(call.header, 0, len(hosts), body)

@@ -187,6 +187,9 @@ class AioEngine:
         self._requests[slot] = self._fallbacks[slot] = None
         self._free.append(slot)
         if fallback is not None and result in (-errno.EAGAIN, -errno.EOPNOTSUPP):
+            if not request.is_permitted():
+                request.complete(-errno.ECANCELED)
+                return
             try:
                 fallback.submit(request)  # pins the buffer for itself
             except OSError as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast.storage.buffers import POOL, Buffer
+from holdfast.storage.disk import Permit
 from holdfast.storage.engine import Engine, Request, set_result
 from holdfast.storage.errors import DeadlineError, StorageError
 
@@ -152,25 +153,24 @@ class Device:
             )
         await self._read(buffer, offset, length, timeout_s)
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float) -> None:
+    async def write(
+        self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float, permit: Permit | None = None
+    ) -> None:
         length = len(data)
         self._check("write", offset, length, timeout_s)
         buffer = POOL.borrow(length)
         try:
             buffer.view[:length] = data
+            left_s = timeout_s
             if len(self._writes) and self._writes.overlaps(offset, length):
                 # rule 12: an older write may reach the disk at any time; ours must not be submitted beside it
-                loop = asyncio.get_running_loop()
-                started = loop.time()
-                clear = await self._writes.wait_until_clear(offset, length, timeout_s)
-                left_s = started + timeout_s - loop.time()
-                if not clear or left_s <= 0:
-                    raise DeadlineError("write", self._path, offset, length, timeout_s, submitted=False)
+                left_s = await self._settle("write", offset, length, timeout_s)
                 self._check("write", offset, length, left_s)
-            else:
-                left_s = timeout_s
             # No await from the check for overlaps to here: nobody can have submitted one in between.
             request = Request(True, self._fd, buffer, offset, length)
+            if permit is not None:
+                permit()  # rule 15
+                request.permit = permit
             self._submit(request, "write")
             if request.result is None:
                 self._writes.add(request)
@@ -179,6 +179,21 @@ class Device:
             self._check_result(request, "write")
         finally:
             buffer.release()
+
+    async def settle(self, offset: int, length: int, timeout_s: float) -> None:
+        self._check("settle", offset, length, timeout_s)
+        if len(self._writes) and self._writes.overlaps(offset, length):
+            await self._settle("settle", offset, length, timeout_s)
+
+    async def _settle(self, operation: str, offset: int, length: int, timeout_s: float) -> float:
+        """Wait for older writes of the range; the seconds that are left, more than 0. Else DeadlineError."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        clear = await self._writes.wait_until_clear(offset, length, timeout_s)
+        left_s = deadline - loop.time()
+        if not clear or left_s <= 0:
+            raise DeadlineError(operation, self._path, offset, length, timeout_s, submitted=False)
+        return left_s
 
     async def _read(self, buffer: Buffer, offset: int, length: int, timeout_s: float) -> None:
         request = Request(False, self._fd, buffer, offset, length)
@@ -262,6 +277,8 @@ class Device:
         result = request.result
         if result == request.length:
             return
+        if request.refusal is not None:
+            raise request.refusal
         assert result is not None
         if result < 0:
             raise StorageError(-result, operation, self._path, request.offset, request.length)

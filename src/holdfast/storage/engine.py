@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdfast.storage.buffers import Buffer
+from holdfast.storage.disk import Permit
 
 
 class Request:
@@ -20,7 +21,19 @@ class Request:
     `result` is None while the kernel has it, then bytes transferred or a negative errno.
     """
 
-    __slots__ = ("buffer", "fd", "is_write", "length", "offset", "on_done", "result", "start", "waiter")
+    __slots__ = (
+        "buffer",
+        "fd",
+        "is_write",
+        "length",
+        "offset",
+        "on_done",
+        "permit",
+        "refusal",
+        "result",
+        "start",
+        "waiter",
+    )
 
     def __init__(self, is_write: bool, fd: int, buffer: Buffer, offset: int, length: int, start: int = 0) -> None:
         self.is_write = is_write
@@ -30,8 +43,20 @@ class Request:
         self.length = length
         self.start = start
         self.result: int | None = None
+        self.permit: Permit | None = None
+        self.refusal: BaseException | None = None
         self.on_done: Callable[[Request], None] | None = None
         self.waiter: asyncio.Future[None] | None = None
+
+    def is_permitted(self) -> bool:
+        """Ask again, after it was queued: still to be submitted? What the permit raised becomes `refusal`."""
+        if self.permit is not None:
+            try:
+                self.permit()
+            except Exception as refusal:  # passed on to the writer, whatever it is
+                self.refusal = refusal
+                return False
+        return True
 
     def complete(self, result: int) -> None:
         """The kernel is done: let go of the memory, tell whoever waits. Called once, by the engine."""

@@ -46,7 +46,7 @@ class Job:
     `done` runs on the loop with what it returned; `discard` gets that instead when the loop is gone.
     """
 
-    __slots__ = ("abandoned", "call", "discard", "done", "lane", "request")
+    __slots__ = ("abandoned", "call", "discard", "done", "has_waited", "lane", "request")
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Job:
         self.request = request
         self.lane: Lane | None = None
         self.abandoned = False
+        self.has_waited = False
 
 
 class ThreadPool:
@@ -190,13 +191,20 @@ class Lane:
         job.lane = self
         self._queue.append(job)
         self.start_queued()
+        job.has_waited = True
 
     def start_queued(self) -> None:
         while self._queue and self._busy < LANE_WORKERS:
-            if not self._pool.start(self._queue[0]):
+            job = self._queue[0]
+            if job.request is not None and job.has_waited and not job.request.is_permitted():
+                self._queue.popleft()
+                job.request.complete(-errno.ECANCELED)
+                continue
+            if not self._pool.start(job):
                 self._pool.wait_for_thread(self)
                 return
-            job = self._queue.popleft()
+            # Nothing can have come in between: `start` only puts the job where a thread will find it.
+            self._queue.popleft()
             self._busy += 1
             if job.request is not None:
                 self._running[job.request] = job

@@ -126,11 +126,11 @@ async def acquire_patiently(
             if error.code not in PASSING and error.code != HELD_HERE:
                 raise
             now = loop.time()
-            if wait_s is not None and now - started >= wait_s:
-                raise
             if on_wait is not None and obstacle is not None and now >= next_report:
                 on_wait(await obstacle(error.code))
                 next_report = now + report_every_s
+            if wait_s is not None and now - started >= wait_s:
+                raise
         left = pause if wait_s is None else max(0.0, min(pause, started + wait_s - loop.time()))
         # Jitter: hosts that wait for the same owner must not meet in the same ballot each time.
         await asyncio.sleep(left * random.uniform(0.7, 1.0))

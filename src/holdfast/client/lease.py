@@ -31,6 +31,8 @@ from holdfast.client.watch import LeaseWatch
 from holdfast.leased import wire
 
 WATCH_START_S = QUERY_TIMEOUT_S
+MIN_RELEASE_S = 1.0
+"""A release is waited for while the lease is proven, and at least so long."""
 
 
 class Lease:
@@ -168,20 +170,20 @@ class Lease:
         assert registration is not None
         assert watching is not None
         self._registration = self._watching = None
+        # After a loss nothing is given back: closing the socket tells the daemon that this user is gone.
         lost = self.lost_reason
         watching.cancel()
         try:
             await asyncio.gather(watching, return_exceptions=True)
-            if not registration.connection.closed:
-                await registration.release()
+            if not lost and not registration.connection.closed:
+                await registration.release(timeout_s=max(MIN_RELEASE_S, self.remaining_s))
         except asyncio.CancelledError:
             # The loss came while the block was ending: our own cancellation is delivered here.
             if not self._cancelled_body or kind is asyncio.CancelledError:
                 raise
             kind = asyncio.CancelledError
         except ClientError:
-            # The daemon gives the lease back itself once the socket is closed; after a loss there is nothing to
-            # give back.
+            # The daemon gives the lease back itself once the socket is closed.
             pass
         finally:
             registration.close()
@@ -194,7 +196,7 @@ class Lease:
         return None
 
     async def _keep_watch(self, watch: LeaseWatch, body: asyncio.Task[object] | None) -> None:
-        reason = await watch.until_lost(on_warning=self._on_warning)
+        reason = (await watch.until_lost(on_warning=self._on_warning)).lost
         self.lost_reason = reason
         self.lost.set()
         if self._on_lost is not None:

@@ -54,10 +54,14 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one look at the daemon tells. `lost` is empty while the lease is proven until `deadline`."""
+    """What one look at the daemon tells. `lost` is empty while the lease is proven until `deadline`.
+
+    `at_once`: others may have the lease already, there is no time for an orderly end.
+    """
 
     deadline: float
     lost: str = ""
+    at_once: bool = False
 
 
 class Proof:
@@ -84,9 +88,9 @@ class Proof:
 
         Loss is found for sure, or the deadline moves. An answer that proves nothing leaves the deadline alone.
         """
-        if reason := self._loss(status):
-            return Verdict(self.deadline, reason)
-        if reason := self.check_suspend(after):
+        if reason := self._gone(status):
+            return Verdict(self.deadline, reason, at_once=True)
+        if reason := self.check_suspend(after) or self._failing(status):
             return Verdict(self.deadline, reason)
         deadlines = []
         for name in self._generations:
@@ -116,15 +120,20 @@ class Proof:
             f" (limit 8 x io_timeout = {timing.fail_after(self.io_timeout)} s)"
         )
 
-    def _loss(self, status: Status) -> str:
+    def _failing(self, status: Status) -> str:
+        for name in self._generations:
+            space = status.space(name)
+            if space is not None and space.failing:
+                return f"lockspace {name} is failing ({space.failing})"
+        return ""
+
+    def _gone(self, status: Status) -> str:
         for name, generation in self._generations.items():
             space = status.space(name)
             if space is None:
                 return f"lockspace {name} is not joined any more"
             if space.state and space.state != "spaces":
                 return f"lockspace {name} is being {'joined anew' if space.state == 'add' else 'left'}"
-            if space.failing:
-                return f"lockspace {name} is failing ({space.failing})"
             if space.generation != generation:
                 return f"lockspace {name} was joined again (generation {space.generation}, was {generation})"
         for lease in self.leases:

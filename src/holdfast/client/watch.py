@@ -48,8 +48,8 @@ class LeaseWatch:
         self.last_error = ""
         return self.proof.look(status, before, self._clocks())
 
-    async def until_lost(self, *, on_warning: Callable[[float], None] | None = None) -> str:
-        """Return the reason once the lease can no longer be proven.
+    async def until_lost(self, *, on_warning: Callable[[float], None] | None = None) -> Verdict:
+        """Return why, once the lease can no longer be proven.
 
         `on_warning` is called, once per silence, when 6·io_timeout have passed without a renewal: with the seconds
         left until the deadline.
@@ -60,7 +60,7 @@ class LeaseWatch:
                 return self._explained(reason)
             verdict = await self.look(max(MIN_QUERY_S, min(self.remaining_s, self.proof.io_timeout)))
             if verdict.lost:
-                return verdict.lost
+                return verdict
             next_look = self._clocks().boot + self.proof.io_timeout
             while (now := self._clocks().boot) < next_look:
                 if reason := self.expired():
@@ -71,5 +71,6 @@ class LeaseWatch:
                     on_warning(deadline - now)
                 await asyncio.sleep(max(0.0, min(CLOCK_CHECK_S, next_look - now, deadline - now)))
 
-    def _explained(self, reason: str) -> str:
-        return f"{reason}; {self.last_error}" if self.last_error else reason
+    def _explained(self, reason: str) -> Verdict:
+        text = f"{reason}; {self.last_error}" if self.last_error else reason
+        return Verdict(self.proof.deadline, text)

@@ -5,9 +5,10 @@ Programs use `holdfast.Lease` (asyncio) or `holdfast.SyncLease`; both are loaded
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from holdfast.version import __version__
+
+# The module `typing` costs a third of the time of `holdfast --help`: only type checkers load it.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from holdfast.client.errors import ClientError, DaemonUnreachable, LeaseLost, NotAcquired
@@ -27,9 +28,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _CLIENT:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from holdfast import client
 
-    return getattr(client, name)
+    value: object = getattr(client, name)
+    return value

@@ -5,7 +5,8 @@ Loaded lazily: `import holdfast` and `holdfast --help` must not pay for an event
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+# The module `typing` costs a third of the time of `holdfast --help`: only type checkers load it.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from holdfast.client.addresses import IndexAddress, LeaseAddress, SpaceAddress
@@ -52,9 +53,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"holdfast.client.{_HOME[name]}"), name)
+    value: object = getattr(import_module(f"holdfast.client.{_HOME[name]}"), name)
+    return value

@@ -159,7 +159,8 @@ class Supervision:
         Returns when all are gone. A process that the kernel holds in an unfinished I/O cannot be ended by anybody:
         then this says so and goes on trying.
         """
-        asked: set[int] = set()
+        # Only what runs now is asked: what a command starts for its own clean-up must be able to do its work.
+        asked = False
         next_report = kill_at + STUCK_REPORT_S
         while left := running(os.getpid(), self._leave_out):
             now = boottime()
@@ -172,10 +173,9 @@ class Supervision:
                     next_report = now + STUCK_REPORT_S
                 await asyncio.sleep(KILL_POLL_S)
                 continue
-            for entry in left:
-                if entry.pid not in asked:
-                    asked.add(entry.pid)
-                    send(entry, first)
-                    # A stopped process takes the signal only when it goes on.
-                    send(entry, signal.SIGCONT)
+            for entry in left if not asked else ():
+                send(entry, first)
+                # A stopped process takes the signal only when it goes on.
+                send(entry, signal.SIGCONT)
+            asked = True
             await asyncio.sleep(max(0.0, min(END_POLL_S, kill_at - now)))

@@ -42,7 +42,7 @@ class MemoryDisk:
 
     def __init__(
         self,
-        contents: bytes | int = 0,
+        contents: bytes | bytearray | int = 0,
         *,
         block_size: int = 512,
         path: str = "memory",

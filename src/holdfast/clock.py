@@ -9,7 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+
+class Timer(Protocol):
+    """A call that has not happened yet."""
+
+    def cancel(self) -> None:
+        """It shall not happen. Harmless when it has."""
+        ...
 
 
 class Clock(Protocol):
@@ -21,6 +30,10 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return once at least `seconds` have passed; at once for values <= 0."""
+        ...
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back after about `seconds`: it may be a hair early by `now()`, whoever cares looks again."""
         ...
 
 
@@ -39,3 +52,6 @@ class SystemClock:
         until = self.now() + seconds
         while (left := until - self.now()) > 0:
             await asyncio.sleep(left)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(max(seconds, 0.0), callback)

@@ -119,7 +119,7 @@ class Leader(NamedTuple):
 def decode_leader(sector: bytes | memoryview) -> Leader:
     """From the first 200 bytes of a sector."""
     fields = _LEADER.unpack_from(sector)
-    return Leader(*fields[:9], decode_name(fields[9]), decode_name(fields[10]), *fields[11:])
+    return Leader._make((*fields[:9], decode_name(fields[9]), decode_name(fields[10]), *fields[11:]))
 
 
 def leader_checksum_ok(sector: bytes | memoryview, leader: Leader) -> bool:
@@ -212,7 +212,7 @@ class RindexHeader(NamedTuple):
 
 def decode_rindex_header(sector: bytes | memoryview) -> RindexHeader:
     fields = _RINDEX_HEADER.unpack_from(sector)
-    return RindexHeader(*fields[:7], decode_name(fields[7]))
+    return RindexHeader._make((*fields[:7], decode_name(fields[7])))
 
 
 RINDEX_ENTRY_SIZE = _RINDEX_ENTRY.size
@@ -236,7 +236,7 @@ class RindexEntry(NamedTuple):
 
 def decode_rindex_entry(raw: bytes | memoryview, offset: int = 0) -> RindexEntry:
     fields = _RINDEX_ENTRY.unpack_from(raw, offset)
-    return RindexEntry(*fields[:3], decode_name(fields[3]))
+    return RindexEntry._make((*fields[:3], decode_name(fields[3])))
 
 
 def encode_bitmap(host_ids: frozenset[int] | set[int]) -> bytes:

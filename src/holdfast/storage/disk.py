@@ -15,9 +15,13 @@ reorders. Contract of both:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from holdfast.storage.buffers import Buffer
+
+Permit = Callable[[], None]
+"""Asked immediately before a write is submitted; raises when it must not be any more (rule 15)."""
 
 
 class Disk(Protocol):
@@ -48,6 +52,19 @@ class Disk(Protocol):
         """
         ...
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float) -> None:
-        """Write and return when the data is stable (O_DSYNC). The data is copied before submission."""
+    async def write(
+        self, offset: int, data: bytes | bytearray | memoryview, timeout_s: float, permit: Permit | None = None
+    ) -> None:
+        """Write and return when the data is stable (O_DSYNC). The data is copied before submission.
+
+        `permit` is called right before submission, after any wait for an older write; what it raises is
+        passed on and nothing is written.
+        """
+        ...
+
+    async def settle(self, offset: int, length: int, timeout_s: float) -> None:
+        """Return when no write of unknown outcome overlaps the range; DeadlineError(submitted=False) otherwise.
+
+        Returns at once, without suspending, in the normal case that there is none.
+        """
         ...

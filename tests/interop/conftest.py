@@ -6,12 +6,14 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from tests.interop.hosts import OURS, REAL, Host, running, what_is_missing
+from tests.interop.takeover import Takeover, run_takeover
 
 
 class StartHost(Protocol):
@@ -44,6 +46,22 @@ def real_programs() -> None:
     if os.environ.get("CI"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def takeovers(request: pytest.FixtureRequest, real_programs: None) -> Iterator[dict[str, Future[Takeover]]]:
+    """The long scenarios of test_takeover.py, started with the first interop test, beside the others."""
+    wanted = any(item.path.name == "test_takeover.py" for item in request.session.items)
+    directions = {"from original": (REAL, our_command()), "from holdfast": (our_command(), REAL)}
+    with contextlib.ExitStack() as stack:
+        homes = {direction: stack.enter_context(private_directory()) for direction in directions}
+        # Entered last: at the end it waits for the scenarios before their directories go.
+        pool = stack.enter_context(ThreadPoolExecutor(len(directions)))
+        yield {
+            direction: pool.submit(run_takeover, *commands, homes[direction])
+            for direction, commands in directions.items()
+            if wanted
+        }
 
 
 @contextlib.contextmanager

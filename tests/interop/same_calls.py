@@ -24,11 +24,11 @@ def formatting(t: Transcript) -> None:
     t.cli("client init -r LS:R1:{d}/res:0")
     t.cli("client init -r LS:R2:{d}/res:1M -m 64")
     t.cli("client init -r LS:R3:{d}/res:8M -Z 4096 -A 8M")
-    t.cli("client init -s BIG:0:{d}/res:16M -Z 4096 -A 8M -o 2")
+    t.cli("client init -s BIG:0:{d}/res:16777216 -Z 4096 -A 8M -o 2")
     for name in ("R1:{d}/res:0", "R2:{d}/res:1M", "R3:{d}/res:8M", "WRONG:{d}/res:0", "R1:{d}/res:1M"):
         t.cli(f"client read -r LS:{name}")
         t.cli(f"client read -r LS:{name} -D")
-    t.cli("client read -s BIG:0:{d}/res:16M -D")
+    t.cli("client read -s BIG:0:{d}/res:16777216 -D")
     t.cli("client read -r OTHER:R1:{d}/res:0")
     t.cli("client read -r LS:R1:{d}/res:2M")
     t.cli("client read -r LS:R1:{d}/res:24M")

@@ -21,7 +21,7 @@ class Transcript:
     _names: dict[str, str] = field(default_factory=dict)
 
     def cli(self, text: str) -> str:
-        """Run `sanlock TEXT` and record status and output; {d} in TEXT is the directory. Returns the raw output."""
+        """Run `sanlock TEXT` and record status and output; {d} is the directory. Returns the raw output."""
         arguments = [part.replace("{d}", str(self.directory)) for part in text.split()]
         answer = self.host.cli(*arguments)
         self.record(f"$ sanlock {text}\n{answer.output}[{answer.status}]")

@@ -35,7 +35,7 @@ class DeadlineError(StorageError):
     """The I/O did not complete in `timeout_s`.
 
     `submitted` tells whether the kernel got it: a submitted *write* may still reach the disk at any later
-    time (rule 12); one that was only waiting for an older write of the same sector never will.
+    time (rule 12); one that was only waiting for older I/O never will.
     `pending` lets a reader go on waiting for the very same read.
     """
 
@@ -53,7 +53,7 @@ class DeadlineError(StorageError):
         self.timeout_s = timeout_s
         self.submitted = submitted
         self.pending = pending
-        state = "still outstanding" if submitted else "not submitted, an older write of that sector is outstanding"
+        state = "still outstanding" if submitted else "not submitted: older I/O is outstanding"
         super().__init__(
             errno_names.ETIMEDOUT,
             operation,

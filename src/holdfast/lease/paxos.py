@@ -1,0 +1,401 @@
+"""Deciding the owner of one lease version: Disk Paxos with one disk (spec lease-disk 8.5, 13, 14).
+
+One `Ballot` decides one instance (= the next lease version) of one resource. The safety argument is in the
+spec, section 13; every ordering it rests on is marked here with its rule's number. Differences from the
+original, all of them allowed or demanded by the spec:
+
+- the leader is checked in both phase reads, and read again when a wiped block was seen (rule 8a);
+- a damaged host block ends the ballot (rule 8), a newer program's block too;
+- a retry keeps the accepted value in the own block, as textbook Disk Paxos does, so that no promise is ever
+  erased (rule 7), not even across a restart of this host;
+- ballot numbers start small: numbers of older instances are never compared;
+- phase reads cover exactly the leader, the request and all host blocks (rule 6), in one I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from holdfast.lease import timing
+from holdfast.lease.area import used_sectors
+from holdfast.lease.errors import Code, LeaseError, storage_code
+from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_SHORT_HOLD, Geometry, from_record
+from holdfast.lease.lockspace import Lockspace
+from holdfast.lease.records import (
+    HOST_BLOCK_SIZE,
+    LEADER_SIZE,
+    MBLOCK_SHARED,
+    HostBlock,
+    Leader,
+    whole_sector,
+)
+from holdfast.lease.verify import verify_host_block, verify_leader
+from holdfast.storage.buffers import POOL
+from holdfast.storage.disk import Disk
+from holdfast.storage.errors import DeadlineError, StorageError
+
+MAX_BALLOT_TRIES = 1000
+"""Tries of one ballot before it gives up with the error that made it retry; half a minute of contention."""
+
+_U64 = (1 << 64) - 1
+_SECTOR_MAX = 4096
+
+
+class Target(NamedTuple):
+    """Where a resource lies: its area on a disk, and its name."""
+
+    disk: Disk
+    offset: int
+    name: str
+
+
+@dataclass(slots=True)
+class Area:
+    """One resource's area as seen by one host of a lockspace: sector I/O with verification and rule 15."""
+
+    space: Lockspace
+    target: Target
+    geometry: Geometry
+    own_block: HostBlock = field(default_factory=HostBlock)
+    """What the last write to our own block contained, whether it is known to have arrived or not."""
+    _known_blocks: dict[int, tuple[bytes, HostBlock]] = field(default_factory=dict)
+
+    @property
+    def timeout_s(self) -> float:
+        return float(self.space.io_timeout)
+
+    def error(self, code: int, detail: str) -> LeaseError:
+        """With the object's name in front."""
+        return LeaseError(code, f"{self.space.name}:{self.target.name}: {detail}")
+
+    async def read_leader(self) -> tuple[bytes, Leader]:
+        """Verified read of the leader sector: its 200 bytes, and decoded. Adopts the sizes found there."""
+        size = max(self.geometry.sector_size, self.target.disk.block_size)
+        try:
+            sector = await self.target.disk.read(self.target.offset, size, self.timeout_s)
+        except StorageError as error:
+            raise self.error(storage_code(error), str(error)) from error
+        raw = sector[:LEADER_SIZE]
+        leader = self.believe(raw)
+        if leader.sector_size != self.geometry.sector_size or leader.flags & self.geometry.align_flag == 0:
+            self.geometry = from_record(leader.sector_size, leader.flags)
+        if not leader.num_hosts <= leader.max_hosts <= self.geometry.max_hosts:
+            raise self.error(
+                Code.LEADER_NUMHOSTS, f"num_hosts {leader.num_hosts}, max_hosts {leader.max_hosts} do not fit"
+            )
+        return raw, leader
+
+    def believe(self, raw: bytes) -> Leader:
+        """The verification of spec 8.1."""
+        try:
+            return verify_leader(raw, self.space.name, self.target.name, self.space.host_id)
+        except LeaseError as error:
+            raise self.error(error.code, f"{self.target.disk.path}:{self.target.offset}: {error.detail}") from None
+
+    async def read_block(self, host_id: int) -> HostBlock:
+        """Verified read of one host's block. LeaseError DBLOCK_CHECKSUM and storage codes."""
+        offset = self.target.offset + self.geometry.host_sector_offset(host_id)
+        try:
+            sector = await self.target.disk.read(offset, self.geometry.sector_size, self.timeout_s)
+        except StorageError as error:
+            raise self.error(storage_code(error), str(error)) from error
+        return self._verified_block(host_id, sector)
+
+    def _verified_block(self, host_id: int, sector: bytes | memoryview) -> HostBlock:
+        try:
+            return verify_host_block(sector)
+        except LeaseError as error:
+            raise self.error(error.code, f"host {host_id}: {error.detail}") from None
+
+    async def read_all(self, num_hosts: int) -> tuple[bytes, dict[int, HostBlock]]:
+        """One read of the leader's 200 bytes and all used host blocks 1…num_hosts (rule 6: all of them).
+
+        Not atomic across sectors. StorageError is passed on; a bad block raises (rule 8).
+        """
+        size = self.geometry.sector_size
+        block_size = self.target.disk.block_size
+        length = ((FIRST_HOST_SECTOR + num_hosts) * size + block_size - 1) // block_size * block_size
+        known = self._known_blocks
+        blocks: dict[int, HostBlock] = {}
+        with POOL.borrow(length) as buffer:
+            await self.target.disk.read_into(buffer, self.target.offset, length, self.timeout_s)
+            view = buffer.view
+            leader = bytes(view[:LEADER_SIZE])
+            for index in used_sectors(buffer, size, FIRST_HOST_SECTOR, num_hosts):
+                host_id = index - FIRST_HOST_SECTOR + 1
+                raw = bytes(view[index * size : index * size + HOST_BLOCK_SIZE])
+                seen = known.get(host_id)
+                if seen is None or seen[0] != raw:
+                    # Most blocks are as they were in the reading before: verified already.
+                    seen = known[host_id] = (raw, self._verified_block(host_id, raw))
+                blocks[host_id] = seen[1]
+        return leader, blocks
+
+    async def settle_own_block(self) -> None:
+        """Return when no write of our block has an unknown outcome (rule 12). StorageError is passed on."""
+        offset = self.target.offset + self.geometry.host_sector_offset(self.space.host_id)
+        await self.target.disk.settle(offset, self.geometry.sector_size, self.timeout_s)
+
+    async def settle_leader(self) -> None:
+        """The same for the leader sector."""
+        await self.target.disk.settle(self.target.offset, self.geometry.sector_size, self.timeout_s)
+
+    async def write_leader(self, leader: Leader) -> bytes:
+        """Write the leader sector; returns the 200 bytes. StorageError is passed on."""
+        raw = leader.encode()
+        await self._write(0, raw)
+        return raw
+
+    async def write_own_block(self, block: HostBlock) -> None:
+        """Write our block: dblock and mode block in one sector write (rule 9). StorageError is passed on."""
+        # Remembered before the outcome is known: what may be on disk must never be written back lower (rule 7).
+        self.own_block = block
+        await self.write_block(self.space.host_id, block)
+
+    async def write_block(self, host_id: int, block: HostBlock) -> None:
+        """Write any host's block; a foreign one only under rule 13. StorageError is passed on."""
+        await self._write(self.geometry.host_sector_offset(host_id), block.encode())
+
+    async def _write(self, offset: int, record: bytes) -> None:
+        await self.target.disk.write(
+            self.target.offset + offset,
+            whole_sector(record, self.geometry.sector_size),
+            self.timeout_s,
+            self.space.permit_lease_write,
+        )
+
+
+def ballot_number_above(floor: int, host_id: int, max_hosts: int) -> int:
+    """The smallest number > `floor` that only this host may use: ≡ host_id (mod max_hosts) (spec 8.5)."""
+    if floor < host_id:
+        return host_id
+    return host_id + ((floor - host_id) // max_hosts + 1) * max_hosts
+
+
+class StartAgain(Exception):
+    """The leader changed under the attempt: decide again who owns the lease (rule 5)."""
+
+
+class _Outrun(Exception):
+    """Another host's ballot is ahead of ours."""
+
+    def __init__(self, code: Code, mbal: int) -> None:
+        self.code = code
+        self.mbal = mbal
+
+
+class Unclear(LeaseError):
+    """The attempt ended with the own value possibly accepted: it must be retracted (spec 8.7)."""
+
+    def __init__(self, error: LeaseError, area: Area, lver: int) -> None:
+        super().__init__(error.code, error.detail)
+        self.area = area
+        self.lver = lver
+
+
+@dataclass(slots=True)
+class Decided:
+    """The instance's outcome, with ourselves as owner."""
+
+    raw: bytes
+    leader: Leader
+    sharers: dict[int, HostBlock]
+    """Hosts whose mode block showed SHARED in a phase-1 read (rule 10)."""
+
+
+class Ballot:
+    """One attempt to become the owner of version `leader.lver + 1`."""
+
+    def __init__(
+        self,
+        area: Area,
+        raw: bytes,
+        leader: Leader,
+        *,
+        short_hold: bool = False,
+        keep_shared: bool = False,
+        num_hosts: int | None = None,
+    ) -> None:
+        self.area = area
+        self.space = area.space
+        self.raw = raw
+        self.leader = leader
+        self.next = leader.lver + 1
+        self.short_hold = short_hold
+        self.num_hosts = num_hosts
+        self._mode_flags = MBLOCK_SHARED if keep_shared else 0
+        self._mode_generation = self.space.generation if keep_shared else 0
+        self.sharers: dict[int, HostBlock] = {}
+        if self.next > _U64:
+            raise area.error(Code.LEADER_CHECKSUM, "lease version has no successor")
+
+    async def run(self) -> Decided:
+        """Returns with ourselves as owner.
+
+        Raises StartAgain; LeaseError ACQUIRE_OWNED, ACQUIRE_OTHER, DBLOCK_*, storage codes; Unclear when the
+        own value may be accepted although the outcome is not known.
+        """
+        try:
+            await self._read_own_block()
+            number = ballot_number_above(self._own_in_instance().mbal, *self._slot)
+            for attempt in range(MAX_BALLOT_TRIES):
+                if attempt:
+                    decided = await self._check_leader()
+                    if decided is not None:
+                        return decided
+                try:
+                    return await self._try(number)
+                except _Outrun as outrun:
+                    last = outrun
+                number = ballot_number_above(max(number, last.mbal), *self._slot)
+                await self.space.clock.sleep(self._retry_pause(attempt))
+            raise self.area.error(last.code, f"{MAX_BALLOT_TRIES} ballots were outrun by other hosts")
+        except LeaseError as error:
+            raise self._explain(error) from error
+
+    async def _read_own_block(self) -> None:
+        """Rule 7: within the instance our numbers only grow, also over a crash or a failed attempt of ours."""
+        try:
+            await self.area.settle_own_block()
+        except StorageError as error:
+            raise self.area.error(storage_code(error), str(error)) from error
+        self.area.own_block = await self.area.read_block(self.space.host_id)
+
+    def _own_in_instance(self) -> HostBlock:
+        """Our block, or an empty one if it is of another instance."""
+        own = self.area.own_block
+        return own if own.lver == self.next else HostBlock()
+
+    @property
+    def _slot(self) -> tuple[int, int]:
+        return self.space.host_id, self.leader.max_hosts
+
+    def _retry_pause(self, attempt: int) -> float:
+        longest = min(timing.BALLOT_RETRY_MAX_S, timing.BALLOT_RETRY_MIN_S * 2 ** min(attempt + 1, 10))
+        return self.space.rng.uniform(timing.BALLOT_RETRY_MIN_S / 2, longest)
+
+    def _explain(self, error: LeaseError) -> LeaseError:
+        """Unclear unless the instance was decided or our block cannot hold an acceptable value."""
+        decided = error.code in (Code.ACQUIRE_OWNED, Code.ACQUIRE_OTHER)
+        if decided or not self._own_in_instance().inp:
+            return error
+        return Unclear(error, self.area, self.next)
+
+    async def _check_leader(self) -> Decided | None:
+        """Rule 5 and the table of spec 8.5: None = nothing changed, run the next try."""
+        raw, leader = await self.area.read_leader()
+        return self._judge(raw, leader)
+
+    def _judge(self, raw: bytes, leader: Leader) -> Decided | None:
+        if raw == self.raw:
+            return None
+        if leader.lver != self.next:
+            raise StartAgain
+        if (leader.owner_id, leader.owner_generation) != (self.space.host_id, self.space.generation):
+            raise self.area.error(
+                Code.ACQUIRE_OWNED, f"version {self.next} was given to host {leader.owner_id} meanwhile"
+            )
+        # Another host committed the value it found in our block: we own it.
+        return Decided(raw, leader, self.sharers)
+
+    async def _try(self, number: int) -> Decided:
+        """One ballot. Raises _Outrun when another host is ahead."""
+        if number > _U64:
+            raise self.area.error(Code.DBLOCK_MBAL, "ballot numbers are used up")
+        previous = self._own_in_instance()
+        await self._write_own(
+            HostBlock(
+                mbal=number,
+                bal=previous.bal,
+                inp=previous.inp,
+                inp2=previous.inp2,
+                inp3=previous.inp3,
+                lver=self.next,
+                mode_flags=self._mode_flags,
+                mode_generation=self._mode_generation,
+            )
+        )
+        # Rule 6: the write is complete; only now may the read be submitted.
+        blocks, decided = await self._phase_read(number)
+        if decided is not None:
+            return decided
+        for host_id, block in blocks.items():
+            if block.shared:
+                self.sharers[host_id] = block  # Rule 10: from a read after our own phase-1 write.
+        if any(block.wiped for block in blocks.values()):
+            # Rule 8a: a wipe follows a leader commit, but one area read may deliver the old leader with it.
+            decided = await self._check_leader()
+            if decided is not None:
+                return decided
+        accepted = self._accepted(blocks)
+        now = max(1, int(self.space.clock.now()))
+        value = (accepted.inp, accepted.inp2, accepted.inp3) if accepted else (*self._own_value, now)
+        await self._write_own(self.area.own_block._replace(bal=number, inp=value[0], inp2=value[1], inp3=value[2]))
+        _, decided = await self._phase_read(number)  # Rule 6 again, and rule 8a for the leader in it.
+        if decided is not None:
+            return decided
+        return await self._commit(value)
+
+    @property
+    def _own_value(self) -> tuple[int, int]:
+        return self.space.host_id, self.space.generation
+
+    async def _write_own(self, block: HostBlock) -> None:
+        try:
+            await self.area.write_own_block(block)
+        except StorageError as error:
+            raise self.area.error(Code.DBLOCK_WRITE, str(error)) from error
+
+    async def _phase_read(self, number: int) -> tuple[dict[int, HostBlock], Decided | None]:
+        """All host blocks after our write; an outcome if the leader shows one. Raises _Outrun, StartAgain."""
+        try:
+            raw, blocks = await self.area.read_all(self.leader.num_hosts)
+        except StorageError as error:
+            raise self.area.error(Code.DBLOCK_READ, str(error)) from error
+        if raw != self.raw:
+            decided = self._judge(raw, self.area.believe(raw))
+            if decided is not None:
+                return blocks, decided
+        for block in blocks.values():
+            if block.lver > self.next:
+                raise _Outrun(Code.DBLOCK_LVER, 0)
+            if block.lver == self.next and block.mbal > number:
+                largest = max(b.mbal for b in blocks.values() if b.lver == self.next)
+                raise _Outrun(Code.DBLOCK_MBAL, largest)
+        return blocks, None
+
+    def _accepted(self, blocks: dict[int, HostBlock]) -> HostBlock | None:
+        """The value that may have been chosen already: the one accepted in the largest ballot."""
+        candidates = [b for b in blocks.values() if b.lver == self.next and b.inp and b.bal]
+        return max(candidates, key=lambda b: b.bal, default=None)
+
+    async def _commit(self, value: tuple[int, int, int]) -> Decided:
+        """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""
+        owner_id, owner_generation, timestamp = value
+        flags = self.leader.flags
+        if owner_id == self.space.host_id:
+            flags = flags | LFL_SHORT_HOLD if self.short_hold else flags & ~LFL_SHORT_HOLD
+        leader = self.leader._replace(
+            lver=self.next,
+            owner_id=owner_id,
+            owner_generation=owner_generation,
+            timestamp=timestamp,
+            flags=flags,
+            num_hosts=self.num_hosts or self.leader.num_hosts,
+            write_id=self.space.host_id,
+            write_generation=self.space.generation,
+            write_timestamp=max(1, int(self.space.clock.now())),
+        )
+        try:
+            raw = await self.area.write_leader(leader)
+        except DeadlineError as error:
+            raise self.area.error(Code.AIO_TIMEOUT, str(error)) from error
+        except StorageError as error:
+            raise self.area.error(Code.LEADER_WRITE, str(error)) from error
+        # The generation counts too: a value of an earlier life of ours is not ours (spec 15 no. 7).
+        if (owner_id, owner_generation) != self._own_value:
+            raise self.area.error(
+                Code.ACQUIRE_OTHER, f"version {self.next} belongs to host {owner_id}, committed by us"
+            )
+        return Decided(raw, self.area.believe(raw), self.sharers)

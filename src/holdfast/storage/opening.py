@@ -1,0 +1,139 @@
+"""What a path names, found out by calls that may hang: everything here runs in a thread.
+
+Only regular files and block devices are storage. A FIFO, a socket, a character device (a tape would start to
+move) is refused by its kind before anything is opened. Must never create or truncate anything.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from holdfast.storage.errors import StorageError
+
+_BLKROGET: Final = 0x125E
+_BLKSSZGET: Final = 0x1268
+_BLKGETSIZE64: Final = 0x80081272
+_STATX_DIOALIGN: Final = 0x2000
+_AT_EMPTY_PATH: Final = 0x1000
+_STATX_BYTES: Final = 256
+_STATX_DIO_OFFSET_ALIGN: Final = 156
+SUPPORTED_BLOCK_SIZES: Final = (512, 4096)
+
+# f_type of statfs(2), linux/magic.h
+_IN_MEMORY: Final = frozenset({0x01021994, 0x858458F6})  # tmpfs, ramfs
+_LOCAL_WITH_AIO: Final = frozenset({0xEF53, 0x58465342})  # ext2/3/4, xfs: their O_DIRECT reads honour RWF_NOWAIT
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open file descriptor and what is known about it."""
+
+    fd: int
+    identity: tuple[int, ...]
+    """(st_dev, st_ino) of a file, (st_rdev,) of a block device: the same storage, whatever path led to it."""
+    size: int
+    """Bytes, at the time of opening."""
+    block_size: int
+    is_block_device: bool
+    direct: bool
+    """Opened with O_DIRECT. Without it a read may come from this host's page cache."""
+    engine: str
+    """"inline", "aio" or "threads": what may serve it without ever blocking the loop."""
+
+
+def identify(path: str) -> tuple[int, ...]:
+    """What `path` names now. OSError as from stat(2); ENOTBLK or EISDIR for what cannot be storage."""
+    found = os.stat(path)
+    if stat.S_ISBLK(found.st_mode):
+        return (found.st_rdev,)
+    if stat.S_ISREG(found.st_mode):
+        return (found.st_dev, found.st_ino)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.ENOTBLK, "neither a regular file nor a block device", path)
+
+
+def open_storage(path: str) -> Opened | StorageError:
+    """Open for synchronous direct I/O. May block for as long as the storage likes. Errors are returned."""
+    try:
+        return _open(path)
+    except ValueError as error:  # a NUL in the path
+        return StorageError(errno.EINVAL, "open", path, 0, 0, str(error))
+    except OSError as error:
+        return StorageError(error.errno or errno.EIO, "open", path, 0, 0, error.strerror or str(error))
+
+
+def _open(path: str) -> Opened:
+    identify(path)  # by kind first: opening alone can have effects
+    # O_NONBLOCK: should a FIFO have taken its place meanwhile, opening still returns
+    flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    direct = True
+    try:
+        fd = os.open(path, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        direct = False
+        fd = os.open(path, flags)
+    try:
+        return _describe(path, fd, direct)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _describe(path: str, fd: int, direct: bool) -> Opened:
+    found = os.fstat(fd)
+    if stat.S_ISBLK(found.st_mode):
+        if _ioctl_int(fd, _BLKROGET):
+            raise OSError(errno.EROFS, "the block device is read-only", path)
+        size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
+        block_size = _ioctl_int(fd, _BLKSSZGET)
+        identity: tuple[int, ...] = (found.st_rdev,)
+        engine = "aio" if direct else "threads"
+    elif stat.S_ISREG(found.st_mode):
+        size = found.st_size
+        block_size = max(512, _direct_io_alignment(fd)) if direct else 512
+        identity = (found.st_dev, found.st_ino)
+        kind = _file_system_type(fd)
+        engine = "inline" if kind in _IN_MEMORY else "aio" if direct and kind in _LOCAL_WITH_AIO else "threads"
+    else:
+        raise OSError(errno.ENOTBLK, "neither a regular file nor a block device", path)
+    if block_size not in SUPPORTED_BLOCK_SIZES:
+        raise OSError(errno.EINVAL, f"blocks of {block_size} bytes, only 512 and 4096 are possible", path)
+    return Opened(fd, identity, size, block_size, stat.S_ISBLK(found.st_mode), direct, engine)
+
+
+def _ioctl_int(fd: int, request: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))[0])
+
+
+def _file_system_type(fd: int) -> int:
+    found = (ctypes.c_long * 32)()  # struct statfs: f_type is its first word
+    if _libc.fstatfs(fd, ctypes.byref(found)) != 0:
+        return 0
+    return int(found[0]) & 0xFFFFFFFF
+
+
+def _direct_io_alignment(fd: int) -> int:
+    """Offset alignment that the file system wants for O_DIRECT; 0 when it does not say (Linux before 6.1)."""
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    try:
+        statx = _libc.statx
+    except AttributeError:
+        return 0
+    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) != 0:
+        return 0
+    (mask,) = struct.unpack_from("I", found, 0)
+    if not mask & _STATX_DIOALIGN:
+        return 0
+    return int(struct.unpack_from("I", found, _STATX_DIO_OFFSET_ALIGN)[0])

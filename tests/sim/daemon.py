@@ -155,13 +155,12 @@ class Daemon:
         """
         disk = self.machine.disk
         self._member.close()
-        if self.machine.ours:
-            while True:
-                try:
-                    await disk.settle(MIB, self.workload.resources * MIB, float(self.io))
-                    break
-                except StorageError:
-                    self.counts.add("waits for outstanding lease writes")
+        while True:
+            try:
+                await disk.settle(MIB, self.workload.resources * MIB, float(self.io))
+                break
+            except StorageError:
+                self.counts.add("waits for outstanding lease writes")
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         await self.machine.clear()

@@ -17,6 +17,8 @@ from holdfast.lease.records import (
 )
 
 SECTOR = 512
+MIB_OF = MIB
+"""Size of one area."""
 SPACE = "SPACE"
 
 

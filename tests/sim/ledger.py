@@ -70,11 +70,20 @@ class Ledger:
         self.spoiled: dict[str, str] = {}
         """Resources whose leader an *original* overwrote with another owner of the same version: see `invariants`."""
         self._highest: dict[str, int] = {}
+        self.violations: list[str] = []
+        self.on_violation: Callable[[], None] = lambda: None
+
+    def violation(self, text: str) -> ViolationError:
+        """Record it; the caller raises the result, which keeps the wrong step from happening where that is possible."""
+        self.violations.append(f"{self.now():.4f}: {text}")
+        self.trace("*****", f"VIOLATION {text}")
+        self.on_violation()
+        return ViolationError(text)
 
     def register(self, incarnation: Incarnation) -> None:
         key = (incarnation.host_id, incarnation.generation)
         if key in self.incarnations:
-            raise ViolationError(f"host id {key[0]} generation {key[1]} was taken twice: {incarnation.host}")
+            raise self.violation(f"host id {key[0]} generation {key[1]} was taken twice: {incarnation.host}")
         self.incarnations[key] = incarnation
         self.counts.add("joins")
 
@@ -93,7 +102,7 @@ class Ledger:
         if resource not in self.spoiled:
             highest = self._highest.get(resource, 0)
             if lver <= highest and not shared:
-                raise ViolationError(
+                raise self.violation(
                     f"{incarnation.host} was granted {resource} with lver {lver}, but {highest} was granted before"
                 )
             self._highest[resource] = max(highest, lver)
@@ -135,7 +144,7 @@ class Ledger:
         if incarnation is None or incarnation.over:
             return
         if self.now() < incarnation.promise:
-            raise ViolationError(
+            raise self.violation(
                 f"{what} taken from {incarnation.host} (id {host_id} generation {generation}) at {self.now():.3f}, "
                 f"before its reset deadline {incarnation.promise:.3f}"
             )
@@ -144,7 +153,7 @@ class Ledger:
         if process.resource in self.spoiled:
             self.counts.add("double owners made by originals")
             return
-        raise ViolationError(
+        raise self.violation(
             f"{process.resource}: {process.incarnation.host} "
             f"({'shared' if process.shared else 'exclusive'}, lver {process.lver}) can act while "
             f"{other.incarnation.host} ({'shared' if other.shared else 'exclusive'}, lver {other.lver}, "

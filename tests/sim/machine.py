@@ -109,6 +109,7 @@ class Machine:
 
     async def clear(self) -> None:
         self._expiry = None
+        self.incarnation = None
         self.ledger.trace(self.name, "watchdog cleared")
 
     def _set(self, expiry: int) -> None:

@@ -41,7 +41,7 @@ CORRUPT = {-260, -261, -223, -224, -225, -226, -229}
 
 
 class Watchdog(Protocol):
-    async def register(self, expiry: int) -> None: ...
+    async def register(self, timestamp: int, expiry: int) -> None: ...
     async def extend(self, timestamp: int, expiry: int) -> None: ...
     async def clear(self) -> None: ...
 
@@ -113,7 +113,7 @@ class OriginalSpace:
             raise LeaseError(Code.HOSTID_BUSY)
         self.generation = written.owner_generation
         self.last_success = written.timestamp
-        await self.link.register(self.last_success + 8 * self.io)
+        await self.link.register(self.last_success, self.last_success + 8 * self.io)
 
     async def _write_delta(self, record: Leader, timeout_s: float) -> None:
         raw = record.encode()

@@ -80,8 +80,8 @@ class Faults:
             pass
         return ("error", float(errno.EIO))
 
-    async def before_open(self, path: str, timeout_s: float) -> float:
-        """Let the fault act on an open; the seconds that are left of `timeout_s`."""
+    async def before_open(self, path: str, timeout_s: float) -> None:
+        """Let the fault act on an open. StorageError or DeadlineError; returns when it may go on."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         ready_at = 0.0
@@ -97,7 +97,6 @@ class Faults:
             if left_s <= 0:
                 raise DeadlineError("open", path, 0, 0, timeout_s)
             await asyncio.sleep(min(POLL_S, left_s))
-        return deadline - loop.time()
 
 
 class FaultyEngine:

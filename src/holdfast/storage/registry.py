@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -29,6 +31,8 @@ MAX_OPENING_THREADS: Final = 32
 """Threads for opening and closing: apart from those that read and write, so that a hung mount blocks no I/O."""
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 Key = tuple[str, Faults | None]
 """A path, and what stands between this host and its storage in tests and demonstrations."""
@@ -85,7 +89,7 @@ class DeviceRegistry:
         self._threads = ThreadPool(self._loop)
         self._opening_threads = ThreadPool(self._loop, MAX_OPENING_THREADS)
         self._opening: dict[str, Lane] = {}
-        self._closing = Lane(self._opening_threads)
+        self._closed = False
         self._aio: AioEngine | None = None
         self._aio_is_missing = False
         self._inline = InlineEngine()
@@ -107,25 +111,26 @@ class DeviceRegistry:
         StorageError with the errno of open(2), ENOTBLK or EISDIR for what is no storage, EROFS for read-only
         block devices, EMFILE beyond `MAX_OPEN_DEVICES`; DeadlineError when the storage did not answer.
         """
+        if not timeout_s > 0:
+            raise StorageError(errno.EINVAL, "open", path, 0, 0, f"a timeout of {timeout_s} s is not possible")
         deadline = self._loop.time() + timeout_s
         if faults is not None:
-            timeout_s = await faults.before_open(path, timeout_s)
+            await faults.before_open(path, timeout_s)
         key = (path, faults)
         entry = self._by_key.get(key)
-        if entry is not None and await self._is_current(entry, path, timeout_s):
+        if entry is not None and await self._is_current(entry, path, deadline, timeout_s):
             return self._use(entry)
         if len(self._entries) >= self._max_open:
             detail = f"{self._max_open} devices are open"
             raise StorageError(errno.EMFILE, "open", path, 0, 0, detail)
-        left_s = deadline - self._loop.time()
-        opened = await self._call(path, lambda: open_storage(path), left_s, _discard_opened)
+        opened = await self._call(path, lambda: open_storage(path), deadline, timeout_s, _discard_opened)
         if isinstance(opened, StorageError):
             raise opened
         assert isinstance(opened, Opened)
         entry = self._by_key.get(key)
         if entry is not None:
             if entry.identity == opened.identity:  # somebody else was faster
-                self._close_fd(opened.fd)
+                self._run_closing(path, lambda: os.close(opened.fd))
                 return self._use(entry)
             self._forget(entry)
         return self._add(key, opened)
@@ -141,11 +146,11 @@ class DeviceRegistry:
         else:
             self._remove(entry)
 
-    async def _is_current(self, entry: _Entry, path: str, timeout_s: float) -> bool:
+    async def _is_current(self, entry: _Entry, path: str, deadline: float, timeout_s: float) -> bool:
         """Whether `path` still names the storage that is open."""
         if entry.device.engine == "inline":
             return _identify(path) == entry.identity
-        found = await self._call(path, lambda: _identify(path), timeout_s, _ignore)
+        found = await self._call(path, lambda: _identify(path), deadline, timeout_s, _ignore)
         # The entry may have ended its lingering while we waited.
         return found == entry.identity and self._by_key.get(entry.key) is entry
 
@@ -172,12 +177,15 @@ class DeviceRegistry:
             is_block_device=opened.is_block_device,
             direct=opened.direct,
             writes=self._writes.setdefault((opened.identity, faults), Writes()),
-            close_fd=self._close_fd,
+            close_fd=os.close if opened.engine == "inline" else self._close_fd_of(path),
         )
         entry = _Entry(device, key, opened.identity)
         entry.faulty_engine = faulty_engine
         self._by_key[key] = self._entries[device] = entry
         return device
+
+    def _close_fd_of(self, path: str) -> Callable[[int], None]:
+        return lambda fd: self._run_closing(path, lambda: os.close(fd))
 
     def _forget_finished_writes(self) -> None:
         in_use = {(entry.identity, entry.key[1]) for entry in self._entries.values()}
@@ -217,47 +225,55 @@ class DeviceRegistry:
         del self._entries[device]
         device.close()
 
-    def _close_fd(self, fd: int) -> None:
-        # close(2) asks FUSE and NFS servers too; nobody waits for it. A full lane leaks the descriptor until exit.
-        self._run_closing(lambda: os.close(fd))
+    def _run_closing(self, path: str, call: Callable[[], None]) -> None:
+        """close(2) asks FUSE and NFS servers too: in a thread, and nobody waits for it."""
 
-    def _run_closing(self, call: Callable[[], None]) -> None:
+        def done(result: object) -> None:
+            self._forget_idle_lane(path)
+
+        if self._closed or self._loop.is_closed():
+            threading.Thread(target=call, name="storage-close", daemon=True).start()
+            return
+        lane = self._opening.setdefault(path, Lane(self._opening_threads))
         try:
-            self._closing.run(Job(call, _ignore, _ignore))
+            lane.run(Job(call, done, _ignore))
         except BlockingIOError:
-            pass
+            # Hundreds of calls for that path hang; its descriptor stays open until the process ends.
+            _log.error("closing %s: too many calls for this path hang, a descriptor is left open", path)
 
-    async def _call(self, path: str, call: Callable[[], T], timeout_s: float, discard: Callable[[T], None]) -> T:
-        """What `call` returned in a thread. Without an answer in `timeout_s` it goes to `discard` some day."""
-        if not timeout_s > 0:
-            raise StorageError(errno.EINVAL, "open", path, 0, 0, f"a timeout of {timeout_s} s is not possible")
+    async def _call(
+        self, path: str, call: Callable[[], T], deadline: float, timeout_s: float, discard: Callable[[T], None]
+    ) -> T:
+        """What `call` returned in a thread. Without an answer by `deadline` it goes to `discard` some day."""
         answer: list[T] = []
         waiter: asyncio.Future[None] = self._loop.create_future()
         abandoned = False
 
         def done(result: T) -> None:
             if abandoned:
-                self._forget_idle_lane(path)
-                self._run_closing(lambda: discard(result))
+                self._run_closing(path, lambda: discard(result))
                 return
             answer.append(result)
             set_result(waiter)
 
         lane = self._opening.setdefault(path, Lane(self._opening_threads))
         job = Job(call, done, discard)
-        timer = self._loop.call_later(timeout_s, set_result, waiter)
         try:
             lane.run(job)
-            await waiter
         except BlockingIOError as error:
             raise StorageError(errno.EAGAIN, "open", path, 0, 0, "too many calls for this path hang") from error
+        timer = self._loop.call_at(deadline, set_result, waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if answer:
+                self._run_closing(path, lambda: discard(answer[0]))
+            raise
         finally:
             timer.cancel()
             if not answer:
                 abandoned = True
                 lane.abandon(job)
-            elif not waiter.done() or waiter.cancelled():
-                discard(answer[0])
             self._forget_idle_lane(path)
         if not answer:
             raise DeadlineError("open", path, 0, 0, timeout_s)
@@ -270,6 +286,7 @@ class DeviceRegistry:
 
     def close(self) -> None:
         """Close everything. Does not wait for anything that hangs; its memory stays until the process ends."""
+        self._closed = True
         for entry in list(self._entries.values()):
             if entry.faulty_engine is not None:
                 entry.faulty_engine.close()

@@ -1,0 +1,26 @@
+"""Fixtures that several folders of tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.fuse.frozen_fs import FrozenFs, what_is_missing
+
+
+@pytest.fixture
+def frozen_fs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrozenFs]:
+    """A file system of its own that hangs, fails or delays on command (mark the test `fuse`)."""
+    missing = what_is_missing()
+    if missing is not None:
+        pytest.skip(missing)
+    directory: Path = tmp_path_factory.mktemp("frozen")
+    try:
+        file_system = FrozenFs(directory)
+    except PermissionError as error:
+        pytest.skip(f"mount(2) of a FUSE file system is refused here: {error}")
+    try:
+        yield file_system
+    finally:
+        file_system.close()

@@ -335,6 +335,9 @@ async def retract(unclear: Unclear) -> None:
     """
     area = unclear.area
     try:
+        # RELEASED invites others to the next version. Our own leader write of this one, still under way, would
+        # then put the leader back: it must have ended before.
+        await area.settle_leader()
         await area.settle_own_block()
         await area.write_own_block(_released(area.own_block))
     except StorageError as error:

@@ -410,11 +410,29 @@ async def _convert_to_exclusive(
     try:
         await _write_own_block(lease, lease.area.own_block._replace(flags=0, mode_flags=0, mode_generation=0))
     except LeaseError:
-        await _free_leader_patiently(lease)
+        # That write may have arrived, or still arrive: our shared hold has no mark then, and the leader is all
+        # that protects it. It is freed only once the mark is back; else the final release does both.
+        if await _mark_again_patiently(lease):
+            await _free_leader_patiently(lease)
         raise
     lease.shared = False
     lease.leader_unclear = False
     lease.step = _Step.HELD
+
+
+async def _mark_again_patiently(lease: Lease) -> bool:
+    """Put SHARED back into our block after a conversion that failed half-way; False: could not."""
+    marked = lease.area.own_block._replace(mode_flags=MBLOCK_SHARED, mode_generation=lease.generation)
+    for _ in range(timing.CONVERT_RELEASE_RETRIES + 1):
+        try:
+            await _write_own_block(lease, marked)
+        except LeaseError as error:
+            if error.code != Code.AIO_TIMEOUT:
+                return False
+            await lease.space.clock.sleep(float(lease.space.io_timeout))
+        else:
+            return True
+    return False
 
 
 async def _free_leader_patiently(lease: Lease) -> None:

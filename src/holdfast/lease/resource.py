@@ -379,9 +379,11 @@ async def convert(
 
 async def _convert_to_shared(lease: Lease) -> None:
     await _write_lvb(lease)
-    await _mark_shared(lease)
+    # Shared from here on, whatever comes of the write: if it arrives after an error, it says RELEASED, and a
+    # leader that another host committed for us would not keep others away from an exclusive holder any more.
     lease.shared = True
     lease.leader_unclear = True
+    await _mark_shared(lease)
     await _free_leader_patiently(lease)
 
 

@@ -199,7 +199,7 @@ async def _live_sharer(lease: Lease, decided: Decided) -> int | None:
         if not block.shared:
             continue
         # Generation 0 cannot be proven dead by comparing generations (spec 15 no. 15).
-        if not block.mode_generation or space.hosts.alive(host_id, block.mode_generation, space.clock.now()):
+        if not block.mode_generation or not await _proven_dead(area, host_id, block.mode_generation):
             return host_id
         # Rule 13: we own the lease and that incarnation is dead. Its ballot state stays, only the mark goes.
         try:
@@ -207,6 +207,22 @@ async def _live_sharer(lease: Lease, decided: Decided) -> int | None:
         except StorageError as error:
             raise area.error(storage_code(error), str(error)) from error
     return None
+
+
+async def _proven_dead(area: Area, host_id: int, generation: int) -> bool:
+    """Whether a shared holder is over (spec 7.3), confirmed by a reading that is younger than its mark.
+
+    What we know of other hosts is as old as our last look at them: a host that was free or silent then may have
+    joined, marked its block, and be at work now.
+    """
+    space = area.space
+    if space.hosts.alive(host_id, generation, space.clock.now()):
+        return False
+    _, record = await space.read_delta(host_id)
+    if not record.timestamp or record.owner_generation > generation:
+        return True
+    known = space.hosts.get(host_id)
+    return known is not None and (known.generation, known.timestamp) == (generation, record.timestamp)
 
 
 async def _acquire_shared(

@@ -134,6 +134,10 @@ async def _own(
     keep_shared: bool = False,
 ) -> Decided:
     """Become the exclusive owner, for good or for the moment that a shared acquire needs."""
+    try:
+        await area.settle_leader()  # Of an earlier attempt of ours: it must not arrive in the middle of this one.
+    except StorageError as error:
+        raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):
         raw, leader = await area.read_leader()
         _check_wishes(area, leader, options)
@@ -275,6 +279,9 @@ async def _mark_shared(lease: Lease) -> None:
 
 async def _write_own_block(lease: Lease, block: HostBlock) -> None:
     try:
+        if block.released:
+            # RELEASED invites others to the next version: no leader write of ours may arrive after that.
+            await lease.area.settle_leader()
         await lease.area.write_own_block(block)
     except StorageError as error:
         raise lease.area.error(storage_code(error), str(error)) from error

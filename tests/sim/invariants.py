@@ -62,6 +62,8 @@ class Invariants:
         self.ledger = ledger
         self.machines = machines
         self.num_hosts = num_hosts
+        self.attributes_to_originals = True
+        """False where originals are to be convicted."""
         self._views: dict[tuple[str, int, str], OwnView] = {}
         self._own_read: dict[tuple[str, int], bool] = {}
 
@@ -223,7 +225,7 @@ class Invariants:
         if new.lver < old.lver or (new.lver == old.lver and not same_owner):
             if machine.ours:
                 raise self.ledger.violation(f"the leader went back: {what}")
-            if new.lver == old.lver:
+            if new.lver == old.lver and self.attributes_to_originals:
                 ledger.spoiled.setdefault(place.resource, what)
                 ledger.trace(machine.name, f"SPOILED {what}")
             ledger.counts.add("leaders put back by originals")

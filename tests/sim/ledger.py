@@ -111,6 +111,8 @@ class Ledger:
 
     def convert(self, process: Process, shared: bool, lver: int) -> None:
         """A conversion succeeded (or, to shared, is about to start: from then on the process acts as shared)."""
+        process.shared = shared
+        process.lver = lver
         if not shared:
             for other in self.acting[process.resource]:
                 if other is not process:
@@ -120,8 +122,6 @@ class Ledger:
         else:
             self.counts.add("conversions to shared")
         self.trace(process.incarnation.host, f"CONVERTED {process.resource} to {'SH' if shared else 'EX'}")
-        process.shared = shared
-        process.lver = lver
 
     def end(self, process: Process, why: str) -> None:
         """It does not act any more."""

@@ -303,6 +303,8 @@ class LeaseDaemon:
             reply = self._answer(verdict, call)
             if reply is not None:
                 connection.reply(reply, close=verdict.close_after_reply)
+            elif verdict.close_after_reply and not client.registered:
+                self.connection_lost(connection)
             return
         connection.suspend()
         waiting = step(self._run(verdict, call))

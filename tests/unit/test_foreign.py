@@ -243,3 +243,31 @@ def test_a_damaged_record_proves_nothing_but_its_silence_counts() -> None:
         assert not space.hosts.alive(2, 1, now + 100)
 
     play(scenario)
+
+
+def test_damage_to_the_first_record_does_not_keep_the_others_out() -> None:
+    """As with the original (tried): only host 1 itself is concerned."""
+
+    async def main() -> None:
+        disk = MemoryDisk()
+        await joined(disk)
+        disk.data[168] ^= 1
+        space = await joined(disk, host_id=2)
+        assert space.generation == 1
+        assert await code_of(joined(disk, host_id=1)) == Code.LEADER_CHECKSUM
+
+    run_virtual(main())
+
+
+def test_sizes_from_a_damaged_first_record_do_not_lead_to_another_hosts_sector() -> None:
+    """512 turned into 4096: host 2 would find host 9's record in "its" sector."""
+
+    async def main() -> None:
+        disk = MemoryDisk()
+        await joined(disk)
+        disk.data[12:16] = (4096).to_bytes(4, "little")
+        before = bytes(disk.data)
+        assert await code_of(joined(disk, host_id=2)) == Code.ADDLS_SIZES
+        assert bytes(disk.data) == before
+
+    run_virtual(main())

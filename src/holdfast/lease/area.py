@@ -43,6 +43,22 @@ def changed_sectors(buffer: Buffer, previous: Buffer, sector_size: int, first: i
     return _differing(buffer.address, previous.address, 1, sector_size, first, count)
 
 
+class Pattern:
+    """One sector's content, to be skipped wherever it occurs: a freshly formatted area repeats it 2000 times."""
+
+    def __init__(self, sector: bytes | memoryview) -> None:
+        self._tile = Buffer(_COARSE)
+        self._tile.view[:] = bytes(sector) * (_COARSE // len(sector))
+
+    def others(self, buffer: Buffer, sector_size: int, first: int, count: int) -> list[int]:
+        """Indexes, ascending, of the sectors first … first+count-1 that have another content.
+
+        ValueError when they do not lie within the buffer.
+        """
+        _check_bounds(buffer, sector_size, first, count)
+        return _differing(buffer.address, self._tile.address, 0, sector_size, first, count)
+
+
 def _check_bounds(buffer: Buffer, sector_size: int, first: int, count: int) -> None:
     # Addresses are raw below: this check is what keeps the comparison inside the memory it was given.
     if sector_size not in (512, 4096) or first < 0 or count < 0 or (first + count) * sector_size > buffer.size:

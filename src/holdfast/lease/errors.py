@@ -105,6 +105,14 @@ MEANING: dict[int, str] = {
 }
 
 
+ERRNO_MEANING: dict[int, str] = {
+    -errno.ENOSPC: "the lockspace is not there, is ending, or is lost",
+    -errno.EUCLEAN: "an orphan of this lease exists",
+    -errno.EMSGSIZE: "the storage ends before that",
+}
+"""Where the field uses an errno for something its text does not say (spec 12)."""
+
+
 def code_name(code: int) -> str:
     """`ACQUIRE_IDLIVE` for -243, `EAGAIN` for -11, the number for anything unknown."""
     if code in MEANING:
@@ -116,6 +124,8 @@ def describe(code: int) -> str:
     """One clause for people: what the code means."""
     if code in MEANING:
         return MEANING[code]
+    if code in ERRNO_MEANING:
+        return ERRNO_MEANING[code]
     return os.strerror(-code) if -200 < code < 0 else f"result {code}"
 
 

@@ -7,10 +7,11 @@ completed, and never does I/O. Nobody is declared dead here sooner than the host
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from holdfast.lease import timing
+from holdfast.lease.area import Pattern
 from holdfast.lease.geometry import Geometry
 from holdfast.lease.records import (
     BITMAP_OFFSET,
@@ -85,8 +86,8 @@ class HostTable:
         self._fire = fire
         self._space_name = space_name
         self._hosts: dict[int, HostRecord] = {}
-        self._untouched = b""
-        """The raw record of the ids nobody ever used: they are all alike, and skipped by comparison."""
+        self._formatted: Pattern | None = None
+        """The sectors of ids nobody ever used are all alike, and skipped by comparison."""
         self.first_check = 0.0
         self.last_check = 0.0
         self.evaluations = 0
@@ -102,27 +103,35 @@ class HostTable:
         self.evaluations += 1
         notices = []
         size = geometry.sector_size
-        view = buffer.view
-        hosts = self._hosts
-        for index in range(count):
-            start = index * size
-            host_id = index + 1
-            raw = bytes(view[start : start + LEADER_SIZE])
-            host = hosts.get(host_id)
+        for index in self._worth_a_look(buffer, size, count):
+            sector = buffer.view[index * size : (index + 1) * size]
+            raw = bytes(sector[:LEADER_SIZE])
+            host = self._hosts.get(index + 1)
             if host is None:
-                if raw == self._untouched:
+                if not self._ever_used(raw):
                     continue
-                if not raw.strip(b"\0") or not self._ever_used(raw):
-                    self._untouched = raw
-                    continue
-                host = hosts[host_id] = HostRecord(host_id, first_check=self.first_check)
+                host = self._hosts[index + 1] = HostRecord(index + 1, first_check=self.first_check)
             host.last_check = now
             if raw == host.raw:
                 continue
-            notice = self._take_in(host, raw, view[start : start + size], now)
+            notice = self._take_in(host, raw, sector, now)
             if notice is not None:
                 notices.append(notice)
         return notices
+
+    def _worth_a_look(self, buffer: Buffer, size: int, count: int) -> Iterable[int]:
+        """Sector indexes, ascending: all hosts known, and every sector that is not as the format left it."""
+        if self._formatted is None:
+            for index in range(count):
+                sector = buffer.view[index * size : (index + 1) * size]
+                # The first record differs from the others until the format is committed.
+                if index and not self._ever_used(bytes(sector[:LEADER_SIZE])):
+                    self._formatted = Pattern(sector)
+                    break
+            return range(count)
+        unlike = self._formatted.others(buffer, size, 0, count)
+        known = (host_id - 1 for host_id in self._hosts if host_id <= count)
+        return sorted({*unlike, *known})
 
     @staticmethod
     def _ever_used(raw: bytes) -> bool:

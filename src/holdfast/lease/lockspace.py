@@ -73,7 +73,7 @@ class WatchdogLink(Protocol):
         ...
 
     async def extend(self, timestamp: int, expiry: int) -> None:
-        """After each successful renewal."""
+        """After each successful renewal. Must not raise: a watchdog that is not extended fires by itself."""
         ...
 
     async def clear(self) -> None:

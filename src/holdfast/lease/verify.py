@@ -8,7 +8,7 @@ caller adds path and offset to the error; here the detail names the record and w
 from __future__ import annotations
 
 from holdfast.lease.errors import Code, LeaseError
-from holdfast.lease.geometry import LFL_KNOWN
+from holdfast.lease.geometry import LFL_KNOWN, Geometry, from_record
 from holdfast.lease.records import (
     DBLOCK_FL_KNOWN,
     DELTA_DISK_MAGIC,
@@ -57,6 +57,23 @@ def verify_leader(
     _check_checksum("leader record", sector, leader)
     _check_flags("leader record", leader)
     return leader
+
+
+def resource_geometry(leader: Leader) -> Geometry:
+    """Sizes of a verified resource, after checking that the numbers in its leader record can be worked with.
+
+    The checksum proves only that somebody wrote them. Raises LeaseError: LEADER_SECTORSIZE, ADDLS_SIZES, or
+    LEADER_NUMHOSTS when there are more host blocks than the area has, or ballot numbers (which are unique
+    modulo max_hosts, rule 7) could collide. The original trusts num_hosts and reads beyond its buffer.
+    """
+    geometry = from_record(leader.sector_size, leader.flags)
+    if not leader.num_hosts <= leader.max_hosts <= geometry.max_hosts:
+        raise LeaseError(
+            Code.LEADER_NUMHOSTS,
+            f"leader record of {leader.resource_name!r}: {leader.num_hosts} host blocks, max_hosts "
+            f"{leader.max_hosts}, but the area has room for {geometry.max_hosts}",
+        )
+    return geometry
 
 
 def verify_delta(sector: bytes | memoryview, space_name: str | None = None) -> Leader:

@@ -44,7 +44,9 @@ class _Jump:
         else:
             self._turns += 1
             if self._turns > MAX_TURNS_AT_ONE_INSTANT:
-                raise LivelockError(f"{self._turns} loop turns at {self._loop.time():.6f} without progress of time")
+                raise LivelockError(
+                    f"{self._turns} loop turns at {self._loop.time():.6f} without progress of time"
+                )
         return []
 
     def close(self) -> None:

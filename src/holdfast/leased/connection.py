@@ -1,0 +1,391 @@
+"""One accepted socket: bytes in, requests in order, replies out, never waiting (spec lease-wire sections 3.1, 5).
+
+What a client does to its own connection (half a message, an unread reply, a huge length, a sudden end) can only
+hurt that connection: reading and writing are non-blocking, buffers are bounded by name, and while a command runs
+or a reply is not yet taken nothing more is read. A request is framed by its command, never by its length field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Coroutine, Generator
+from typing import Any, Final, Protocol
+
+from holdfast.leased import wire
+from holdfast.leased.clients import Client
+from holdfast.leased.wire import Command, Header, Payload
+
+log = logging.getLogger(__name__)
+
+READ_SIZE: Final = 65536
+MAX_REQUESTS_PER_TURN: Final = 32
+"""Pipelined requests served before others get their turn."""
+DISCARD_WAIT_S: Final = 0.02
+"""How long a refused request's payload is waited for, before the refusal is sent (spec 6.2)."""
+MAX_RELEASE_LIST: Final = 4096
+"""Resources in one RELEASE; the payload is buffered whole (512 KiB). Beyond it -7."""
+WRITE_STALL_S: Final = 30.0
+"""An unregistered client that takes nothing of its reply for this long is cut off."""
+
+E2BIG: Final = -7
+
+Reply = bytes | None
+
+
+class Served(Protocol):
+    """What a connection needs of the daemon."""
+
+    def look_at(self, connection: Connection, header: Header) -> Verdict | int | None:
+        """Called with each good header, before its payload: what to do, a refusal code, or None: ignore."""
+        ...
+
+    def serve(self, connection: Connection, header: Header, payload: Payload, verdict: Verdict) -> None:
+        """A complete request. Answers by `connection.reply`, at once or after `connection.suspend`."""
+        ...
+
+    def connection_lost(self, connection: Connection) -> None:
+        """The peer is gone; called once. The descriptor is still open."""
+        ...
+
+    def may_buffer(self, size: int) -> bool:
+        """Whether so many bytes more of unsent replies fit the daemon's budget."""
+        ...
+
+    def buffered(self, change: int) -> None:
+        """Accounts for unsent reply bytes."""
+        ...
+
+
+class Verdict(Protocol):
+    """The daemon's entry for a command; opaque here."""
+
+    @property
+    def close_after_reply(self) -> bool: ...
+
+
+class Connection:
+    """Reads requests, hands them on one at a time, writes replies."""
+
+    __slots__ = (
+        "_at",
+        "_close_when_sent",
+        "_daemon",
+        "_discard_left",
+        "_discard_timer",
+        "_in",
+        "_loop",
+        "_out",
+        "_processing",
+        "_reading",
+        "_refusal",
+        "_stall_timer",
+        "client",
+        "closed",
+        "detached",
+        "sock",
+        "suspended",
+    )
+
+    def __init__(
+        self, sock: socket.socket, client: Client, daemon: Served, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.sock = sock
+        self.client = client
+        self.closed = False
+        self.detached = False
+        self.suspended = False
+        self._daemon = daemon
+        self._loop = loop
+        self._in = bytearray()
+        self._at = 0
+        self._out = bytearray()
+        self._processing = False
+        self._reading = True
+        self._close_when_sent = False
+        self._discard_left = 0
+        self._refusal: bytes | None = None
+        self._discard_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        loop.add_reader(sock.fileno(), self._readable)
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        if self.suspended or self._out:
+            # Leave it in the kernel until the running command is done; a level-triggered loop would spin.
+            self._loop.remove_reader(self.sock.fileno())
+            self._reading = False
+            return
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._daemon.connection_lost(self)
+            return
+        self._in += data
+        self._process()
+
+    def _process(self) -> None:
+        """Serve what is complete, in order, until a command suspends or bytes are missing."""
+        if self._processing:
+            return
+        self._processing = True
+        served = 0
+        try:
+            while not (self.suspended or self._out or self.closed or self.detached):
+                if self._refusal is not None and not self._discard():
+                    break
+                if len(self._in) - self._at < wire.HEADER_SIZE:
+                    break
+                if served >= MAX_REQUESTS_PER_TURN:
+                    self._loop.call_soon(self._continue)
+                    break
+                if not self._take_request():
+                    break
+                served += 1
+        finally:
+            self._processing = False
+        if self._at:
+            del self._in[: self._at]
+            self._at = 0
+
+    def _continue(self) -> None:
+        if not self.closed and not self.detached:
+            self._process()
+
+    def _take_request(self) -> bool:
+        """Serve or skip one request; False when its payload is not complete."""
+        header = wire.decode_header(self._in, self._at)
+        payload_at = self._at + wire.HEADER_SIZE
+        verdict: Verdict | int | None = None
+        if (
+            header.magic == wire.MAGIC
+            and not self.client.restricted & wire.RESTRICT_ALL
+            and (header.version >> 16 == 0 or header.cmd == Command.VERSION)
+        ):
+            verdict = self._daemon.look_at(self, header)
+        if verdict is None:
+            # Bad headers are dropped in silence, and only the header (spec 5).
+            self._at = payload_at
+            return True
+        if isinstance(verdict, int):
+            self._refuse(header, verdict, payload_at)
+            return True
+        if header.cmd == Command.RELEASE and wire.release_count(header) > MAX_RELEASE_LIST:
+            self._refuse(header, E2BIG, payload_at)
+            return True
+        if header.cmd == Command.SET_LVB and wire.lvb_length(header) > wire.MAX_LVB:
+            self._refuse(header, E2BIG, payload_at)
+            return True
+        try:
+            taken = wire.take_payload(header, self._in, payload_at)
+        except wire.DiskCountError as error:
+            self._refuse(header, error.code, payload_at)
+            return True
+        if taken is None:
+            return False
+        payload, self._at = taken
+        self.client.cmd_last = header.cmd
+        self._daemon.serve(self, header, payload, verdict)
+        return True
+
+    def _refuse(self, header: Header, result: int, payload_at: int) -> None:
+        """Answer without having read the payload: what it declared is dropped first, as far as it comes soon."""
+        self._at = payload_at
+        self._discard_left = max(header.length - wire.HEADER_SIZE, 0)
+        self._refusal = wire.encode_reply(header, result)
+
+    def _discard(self) -> bool:
+        """True when the refusal went out and the next header may be looked at."""
+        dropped = min(self._discard_left, len(self._in) - self._at)
+        self._at += dropped
+        self._discard_left -= dropped
+        if self._discard_left:
+            if self._discard_timer is None:
+                self._discard_timer = self._loop.call_later(DISCARD_WAIT_S, self._discard_timeout)
+            return False
+        self._send_refusal()
+        return not self._out
+
+    def _discard_timeout(self) -> None:
+        self._discard_timer = None
+        if self.closed or self._refusal is None:
+            return
+        self._discard_left = 0
+        self._send_refusal()
+        self._process()
+
+    def _send_refusal(self) -> None:
+        refusal, self._refusal = self._refusal, None
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        if refusal is not None:
+            self._send(refusal)
+
+    # -- commands that take time ---------------------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Read no further request until `resume`."""
+        self.suspended = True
+        self.client.suspended = True
+
+    def resume(self) -> None:
+        """The command is done: go on with what has arrived meanwhile."""
+        self.suspended = False
+        self.client.suspended = False
+        if self.closed or self.detached or self._out:
+            return
+        self._read_again()
+        if self._in:
+            self._process()
+
+    def _read_again(self) -> None:
+        if not self._reading:
+            self._loop.add_reader(self.sock.fileno(), self._readable)
+            self._reading = True
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def reply(self, data: bytes, close: bool = False) -> None:
+        """Send; with `close`, end the connection when everything is sent. Registered ones are never closed."""
+        if self.closed:
+            return
+        if close and not self.client.registered:
+            self._close_when_sent = True
+        if len(data) > READ_SIZE and not self._daemon.may_buffer(len(data)):
+            log.warning("reply of %d bytes refused: too much waits for clients that do not read", len(data))
+            header = wire.decode_header(data)
+            data = wire.encode_reply(header, -12)
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if not self._out:
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                # The peer is gone; reading will say so, in order.
+                sent = len(data)
+            if sent == len(data):
+                if self._close_when_sent:
+                    self._daemon.connection_lost(self)
+                return
+            data = data[sent:]
+            self._loop.add_writer(self.sock.fileno(), self._writable)
+            self._watch_for_stall()
+        self._out += data
+        self._daemon.buffered(len(data))
+
+    def _writable(self) -> None:
+        try:
+            sent = self.sock.send(memoryview(self._out)[:READ_SIZE])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            sent = len(self._out)
+        del self._out[:sent]
+        self._daemon.buffered(-sent)
+        self._watch_for_stall()
+        if self._out:
+            return
+        self._loop.remove_writer(self.sock.fileno())
+        self._stop_stall_timer()
+        if self._close_when_sent:
+            self._daemon.connection_lost(self)
+            return
+        if not self.suspended:
+            self.resume()
+
+    def _watch_for_stall(self) -> None:
+        # A registered process is not cut off for being slow: that would count as its death.
+        self._stop_stall_timer()
+        if not self.client.registered:
+            self._stall_timer = self._loop.call_later(WRITE_STALL_S, self._stalled)
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _stalled(self) -> None:
+        self._stall_timer = None
+        if not self.closed:
+            log.warning("client %d fd %d does not read its reply, closed", self.client.ci, self.client.fd)
+            self._daemon.connection_lost(self)
+
+    # -- end -----------------------------------------------------------------------------------------------
+
+    def detach(self) -> socket.socket:
+        """Give the socket away (event connections): nothing is read or written here any more."""
+        self.detached = True
+        self._let_go()
+        return self.sock
+
+    def close(self) -> None:
+        """Close the socket. The daemon has done what a lost connection means."""
+        if self.closed:
+            return
+        self.closed = True
+        self._let_go()
+        self.sock.close()
+
+    def _let_go(self) -> None:
+        if self.sock.fileno() >= 0:
+            self._loop.remove_reader(self.sock.fileno())
+            self._loop.remove_writer(self.sock.fileno())
+        self._reading = False
+        self._stop_stall_timer()
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        self._daemon.buffered(-len(self._out))
+        self._out.clear()
+        self._in.clear()
+        self._at = 0
+
+
+class Started(Coroutine[Any, Any, None]):
+    """A coroutine that ran up to its first suspension, as one that a Task can go on with.
+
+    Most commands finish without ever suspending. They are stepped right where their request was read, which
+    saves the turn of the loop that a Task costs; only one that has to wait becomes a Task, by this.
+    """
+
+    __slots__ = ("_awaited", "_coroutine", "_first")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: object) -> None:
+        self._coroutine = coroutine
+        self._awaited = awaited
+        self._first = True
+
+    def send(self, value: Any) -> Any:
+        if self._first:
+            self._first = False
+            return self._awaited
+        return self._coroutine.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        self._first = False
+        return self._coroutine.throw(*args)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise TypeError("only a Task may go on with it")
+
+
+def step(coroutine: Coroutine[Any, Any, None]) -> Started | None:
+    """Run until it ends (None) or has to wait (what remains, to be made a Task). Its errors come out here."""
+    try:
+        awaited = coroutine.send(None)
+    except StopIteration:
+        return None
+    return Started(coroutine, awaited)

@@ -1,0 +1,462 @@
+"""The lease daemon: puts socket, clients, leases and lockspaces together (spec lease-wire sections 2, 5, 6, 12).
+
+One process, one event loop, nothing on it blocks. Every task belongs to `LeaseDaemon.run`'s task group; an
+unexpected error ends the daemon loudly, because a lease daemon that limps is worse than none: the watchdog, and
+other hosts' patience, take over. Errors of one command end that command only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Coroutine, Iterable
+from typing import Any, Final, NamedTuple
+
+from holdfast.clock import Clock, SystemClock
+from holdfast.lease.errors import LeaseError
+from holdfast.lease.hosts import Notice
+from holdfast.leased import lease_commands, space_commands, wire
+from holdfast.leased.alarm import Alarm
+from holdfast.leased.clients import ESRCH, Client, ClientTable
+from holdfast.leased.commands import TABLE, Context, Entry
+from holdfast.leased.connection import Connection, step
+from holdfast.leased.leases import LeaseTable, LocalLease
+from holdfast.leased.log import LogRing
+from holdfast.leased.options import DaemonOptions, generated_host_name
+from holdfast.leased.processes import Process
+from holdfast.leased.programs import Programs
+from holdfast.leased.record import RunRecord
+from holdfast.leased.spaces import Listed, Space, SpaceTable
+from holdfast.leased.wire import Command, Header, Payload
+from holdfast.storage import Device, Faults, close_disk, close_storage, open_disk
+
+log = logging.getLogger(__name__)
+
+ERROR: Final = -201
+EBUSY: Final = -16
+E2BIG: Final = -7
+EINVAL: Final = -22
+
+BACKLOG: Final = 128
+ACCEPTS_PER_TURN: Final = 32
+ACCEPT_PAUSE_S: Final = 0.5
+"""After running out of descriptors."""
+MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
+"""Replies that wait for slow readers, all connections together."""
+MAX_EXAMINED_AT_ONCE: Final = 64
+_UCRED: Final = struct.Struct("3i")
+
+
+class Call(NamedTuple):
+    """One request with everything its handler needs."""
+
+    connection: Connection
+    header: Header
+    payload: Payload
+    target: Client
+    """The client it acts on; for most commands the sender."""
+
+
+_AT_ONCE: Final = (Context.MAIN, Context.MAIN_OPEN)
+
+
+class _Leaving(Exception):
+    """Ends the task group, and with it every task that still runs."""
+
+
+class LeaseDaemon:
+    """All state of a running daemon. `run` returns when it is time to leave."""
+
+    def __init__(self, options: DaemonOptions, log_ring: LogRing, clock: Clock | None = None) -> None:
+        self.options = options
+        self.log_ring = log_ring
+        self.clock: Clock = clock or SystemClock()
+        self.host_name = options.host_name or generated_host_name()
+        self.uid = options.uid if options.uid is not None else os.geteuid()
+        self.gid = options.gid if options.gid is not None else os.getegid()
+        self.clients = ClientTable()
+        self.reserved_slots = (Client(0, -1), Client(1, -1))
+        self.reserved_slots[0].name = "helper"
+        self.reserved_slots[1].name = "listener"
+        self.leases = LeaseTable()
+        self.spaces = SpaceTable(self.clock)
+        self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
+        self.programs = Programs()
+        self.leaving = False
+        self.forced_shutdown = False
+        self._faults = Faults(options.storage_faults) if options.storage_faults else None
+        self._connections: dict[Client, Connection] = {}
+        self._shutdown_waiters: list[Connection] = []
+        self._unsent = 0
+        self._to_examine: deque[LocalLease] = deque()
+        self._listener: socket.socket | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until shutdown (spec 12). The listener is bound; it is closed here."""
+        self._loop = asyncio.get_running_loop()
+        self._exit = asyncio.Event()
+        self.alarm = Alarm()
+        self._listener = listener
+        self.reserved_slots[1].fd = listener.fileno()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self.shutdown_if_unused)
+        self.record.open()
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._loop.add_reader(listener.fileno(), self._accept)
+                if self.options.parent_pid:
+                    self._watch_parent(self.options.parent_pid)
+                await self._exit.wait()
+                await self._finish()
+        except* _Leaving:
+            pass
+        finally:
+            self._close_everything()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Background work of the daemon; an error that it lets out ends the daemon."""
+        self._tasks.create_task(coroutine, name=name)
+
+    def _watch_parent(self, pid: int) -> None:
+        """An embedded daemon leaves with the program that started it, killing what still holds a lease."""
+        parent = Process(pid)
+        if parent.fd < 0 or os.getppid() != pid:
+            self.shutdown_forced()
+            return
+
+        def gone() -> None:
+            self._loop.remove_reader(parent.fd)
+            log.warning("parent process %d is gone", pid)
+            self.shutdown_forced()
+
+        self._loop.add_reader(parent.fd, gone)
+
+    # -- shutdown ------------------------------------------------------------------------------------------
+
+    def shutdown_if_unused(self) -> None:
+        """A signal, or SHUTDOWN without force. An earlier forced request stays (spec 21 no. 20)."""
+        if self.forced_shutdown:
+            return
+        if self.spaces.listed(Listed.ACTIVE):
+            log.info("ignore shutdown, lockspace exists")
+            return
+        # A lockspace being added is undone (spec 12).
+        self._begin_leaving()
+
+    def shutdown_forced(self) -> None:
+        """Kill the users of every lockspace, remove them all, then leave."""
+        self.forced_shutdown = True
+        self._begin_leaving()
+
+    def _begin_leaving(self) -> None:
+        self.leaving = True
+        for space in self.spaces:
+            if space.listed is Listed.ADD or self.forced_shutdown:
+                space_commands.want_removal(space)
+        self._exit.set()
+
+    async def _finish(self) -> None:
+        """Until the last lockspace is gone; requests are served meanwhile."""
+        while len(self.spaces):
+            await self.spaces.wait_changed()
+        log.info("shutdown")
+        for connection in self._shutdown_waiters:
+            connection.reply(wire.encode_shutdown_reply())
+        # Nobody owns anything any more: whatever command still waits is cut off.
+        raise _Leaving
+
+    def _close_everything(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
+        for connection in list(self._connections.values()):
+            connection.close()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+        self.programs.close()
+        self.alarm.close()
+        if not len(self.spaces):
+            self.record.close()
+        close_storage()
+
+    # -- connections ---------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                log.error("accept: %s", error)
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
+                return
+            client = self.clients.add(sock.fileno())
+            if client is None:
+                # The original accepts, never serves and never closes (spec 21 no. 10).
+                sock.close()
+                continue
+            sock.setblocking(False)
+            self._connections[client] = Connection(sock, client, self, self._loop)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None and self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def connection_lost(self, connection: Connection) -> None:
+        """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
+        client = connection.client
+        self._connections.pop(client, None)
+        connection.close()
+        if not client.registered:
+            self.clients.remove(client)
+            return
+        if client.kill_count:
+            log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
+        self.clients.forget_pid(client)
+        if client.cmd_active:
+            return  # A command of another connection acts on it; `_serve` cleans up (spec 6.3).
+        self._bury(client)
+
+    def _bury(self, client: Client) -> None:
+        lease_commands.release_after_death(self, client)
+        self.clients.remove(client)
+
+    def detach(self, connection: Connection) -> socket.socket:
+        """Its socket lives on as an event descriptor; the client slot is free again."""
+        client = connection.client
+        self._connections.pop(client, None)
+        sock = connection.detach()
+        if client.registered:
+            self.clients.forget_pid(client)
+            self._bury(client)
+        else:
+            self.clients.remove(client)
+        return sock
+
+    def may_buffer(self, size: int) -> bool:
+        return self._unsent + size <= MAX_UNSENT_BYTES
+
+    def buffered(self, change: int) -> None:
+        self._unsent += change
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def look_at(self, connection: Connection, header: Header) -> Entry | int | None:
+        """Spec 5 and 6.2: None for unknown commands, a code for what is refused before its payload is read."""
+        entry = TABLE.get(header.cmd)
+        if entry is None:
+            return _DIRECT.get(header.cmd)
+        if entry.context is Context.REGISTERED:
+            refusal = self._refuse(connection, header)
+            if refusal:
+                return refusal
+            if header.cmd == Command.ACQUIRE and header.data & 0xFFFFFFFF > wire.MAX_RESOURCES:
+                return E2BIG
+        return entry
+
+    def _refuse(self, connection: Connection, header: Header) -> int:
+        if _is_orphan_release(header) and header.data2 == wire.SELF_PID:
+            return 0  # Orphans belong to nobody: no client is needed (spec 21 no. 11).
+        if header.data2 == wire.SELF_PID:
+            return connection.client.refusal(header.cmd)
+        if header.cmd == Command.KILLPATH:
+            return EINVAL  # The original would read the payload from the target's socket (spec 21 no. 9).
+        target = self.clients.by_pid(header.data2)
+        return ESRCH if target is None else target.refusal(header.cmd)
+
+    def _target(self, connection: Connection, header: Header) -> Client:
+        if header.data2 == wire.SELF_PID:
+            return connection.client
+        target = self.clients.by_pid(header.data2)
+        assert target is not None  # `_refuse` has looked, and nothing ran in between.
+        return target
+
+    def serve(self, connection: Connection, header: Header, payload: Payload, verdict: object) -> None:
+        """A complete request. Most are answered before this returns."""
+        assert isinstance(verdict, Entry)
+        client = connection.client
+        if verdict.shown_as and not client.registered:
+            client.name = verdict.shown_as
+        if verdict.context is Context.REGISTERED:
+            call = Call(connection, header, payload, self._target(connection, header))
+            call.target.cmd_active = header.cmd
+            call.target.cmd_last = header.cmd
+        else:
+            call = Call(connection, header, payload, client)
+            if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
+                client.name = f"cmd{header.cmd}"
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "cmd %s %d,%d flags %x", verdict.command.name.lower(), client.ci, client.fd, header.cmd_flags
+            )
+        if verdict.context in _AT_ONCE:
+            reply = self._answer(verdict, call)
+            if reply is not None:
+                connection.reply(reply, close=verdict.close_after_reply)
+            return
+        connection.suspend()
+        waiting = step(self._run(verdict, call))
+        if waiting is not None:
+            self._tasks.create_task(waiting, name=verdict.command.name)
+
+    def _answer(self, entry: Entry, call: Call) -> bytes | None:
+        """A command of the main loop: nothing in it waits."""
+        try:
+            reply = entry.handler(self, call)
+            assert not isinstance(reply, Awaitable)
+            return reply
+        except Exception:
+            log.exception("%s failed unexpectedly", entry.command.name.lower())
+            return wire.encode_reply(call.header, ERROR)
+
+    async def _run(self, entry: Entry, call: Call) -> None:
+        """One command from start to reply; the outermost boundary for its errors."""
+        reply: bytes | None
+        try:
+            outcome = _handler(entry, call.header)(self, call)
+            reply = await outcome if isinstance(outcome, Awaitable) else outcome
+        except (LeaseError, wire.FormatError) as error:
+            log.info("%s: %s", entry.command.name.lower(), error)
+            reply = wire.encode_reply(call.header, error.code)
+        except Exception:
+            log.exception("%s failed unexpectedly", entry.command.name.lower())
+            reply = wire.encode_reply(call.header, ERROR)
+        if entry.context is Context.REGISTERED:
+            self._end_command(call)
+        if reply is not None:
+            call.connection.reply(reply)
+        call.connection.resume()
+
+    def _end_command(self, call: Call) -> None:
+        target = call.target
+        target.cmd_active = 0
+        if target.pid_dead:
+            # It died while another connection's command acted on it.
+            self._bury(target)
+
+    # -- commands about the connection or the daemon itself ------------------------------------------------
+
+    def _register(self, call: Call) -> None:
+        """No reply: libsanlock would take it for the next one's (spec 6.1). A second one is ignored."""
+        client = call.connection.client
+        if client.registered:
+            log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
+            return
+        pid, _, _ = _UCRED.unpack(
+            call.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        )
+        self.clients.register(client, pid, Process(pid))
+
+    def _restrict(self, call: Call) -> bytes:
+        call.connection.client.restricted = call.header.cmd_flags
+        return wire.encode_reply(call.header)
+
+    def _version(self, call: Call) -> bytes:
+        return wire.encode_version_reply()
+
+    def _shutdown(self, call: Call) -> None:
+        if call.header.data:
+            self.shutdown_forced()
+        else:
+            self.shutdown_if_unused()
+
+    def _shutdown_wait(self, call: Call) -> bytes | None:
+        if not call.header.data and not self.forced_shutdown and len(self.spaces):
+            return wire.encode_reply(call.header, EBUSY)
+        self._shutdown_waiters.append(call.connection)
+        if call.header.data:
+            self.shutdown_forced()
+        else:
+            self.shutdown_if_unused()
+        return None
+
+    # -- what handlers use ---------------------------------------------------------------------------------
+
+    async def open_disk(self, path: str, timeout_s: float) -> Device:
+        return await open_disk(path, timeout_s=timeout_s, faults=self._faults)
+
+    def close_disk(self, device: Device) -> None:
+        close_disk(device)
+
+    def forget_lease(self, lease: LocalLease) -> None:
+        """It is over for this daemon: out of the table, out of its holders' hands, its storage given back."""
+        for token in list(lease.tokens):
+            lease_commands.drop_token(self, token)
+        self.leases.forget(lease)
+        if lease.device is not None:
+            self.close_disk(lease.device)
+            lease.device = None
+
+    def notice(self, space: Space, notice: Notice) -> None:
+        space_commands.deliver_notice(self, space, notice)
+
+    def examine(self, leases: Iterable[LocalLease]) -> None:
+        """Look at their request blocks in the background, a few at a time."""
+        begin = not self._to_examine
+        for lease in leases:
+            if not lease.to_examine:
+                lease.to_examine = True
+                self._to_examine.append(lease)
+        if begin and self._to_examine:
+            self.spawn(self._examine_all(), "examine")
+
+    async def _examine_all(self) -> None:
+        while self._to_examine:
+            some = [self._to_examine[i] for i in range(min(MAX_EXAMINED_AT_ONCE, len(self._to_examine)))]
+            for lease in some:
+                lease.to_examine = False
+            await asyncio.gather(*[space_commands.examine_request(self, lease) for lease in some])
+            for _ in some:
+                self._to_examine.popleft()
+
+    def serve_request(self, client: Client, lease: LocalLease, force_mode: int) -> None:
+        """Another host wants the lease (spec 14.2)."""
+        if force_mode == wire.REQUEST_FORCE:
+            number = signal.SIGTERM if lease.restricted & wire.RESTRICT_SIGKILL else signal.SIGKILL
+        elif force_mode == wire.REQUEST_GRACEFUL:
+            if lease.killpath:
+                self.programs.run(lease.killpath, lease.killargs, 0)
+                return
+            number = signal.SIGKILL if lease.restricted & wire.RESTRICT_SIGTERM else signal.SIGTERM
+        else:
+            return
+        if client.process is not None:
+            client.process.signal(number)
+
+    def run_killpath(self, client: Client) -> bool:
+        """Start the client's killpath. True when it was started (it then counts as sent)."""
+        pid = client.pid if client.killpath_wants_pid else 0
+        return self.programs.run(client.killpath, client.killargs, pid)
+
+
+def _is_orphan_release(header: Header) -> bool:
+    flags = header.cmd_flags
+    return (
+        header.cmd == Command.RELEASE and flags & (wire.RELEASE_ALL | wire.RELEASE_ORPHAN) == wire.RELEASE_ORPHAN
+    )
+
+
+def _handler(entry: Entry, header: Header) -> Any:
+    return lease_commands.release_orphans if _is_orphan_release(header) else entry.handler
+
+
+_DIRECT: Final[dict[int, Entry]] = {
+    int(command): Entry(command, context, handler, shown_as)
+    for command, context, handler, shown_as in (
+        (Command.REGISTER, Context.MAIN_OPEN, LeaseDaemon._register, ""),
+        (Command.RESTRICT, Context.MAIN_OPEN, LeaseDaemon._restrict, ""),
+        (Command.VERSION, Context.MAIN_OPEN, LeaseDaemon._version, ""),
+        (Command.SHUTDOWN, Context.MAIN, LeaseDaemon._shutdown, "shutdown"),
+        (Command.SHUTDOWN_WAIT, Context.MAIN_OPEN, LeaseDaemon._shutdown_wait, ""),
+    )
+}

@@ -1,0 +1,319 @@
+"""The life of one lockspace: join, watch over our lease, end its users when it is lost or removed, leave.
+
+Spec lease-wire sections 9 and 10. Event driven: it sleeps until the next instant at which something is due, or
+until somebody wakes it. Every pass looks at the deadline first. Kills go out from here directly, through
+pidfds; a lease operation in progress never delays them (rule: no process outlives its lease).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+from holdfast.lease import timing
+from holdfast.lease.errors import Code, LeaseError, describe, storage_code
+from holdfast.lease.lockspace import Health, Lockspace, NoWatchdog, WatchdogLink
+from holdfast.leased.clients import Client
+from holdfast.leased.leases import Stage
+from holdfast.leased.recovery import MAX_KILLS, ROUND_S, Action, Event, Phase, choose_kill, react
+from holdfast.leased.spaces import Listed, Space
+from holdfast.leased.watchdog_link import WdmdLink
+from holdfast.storage import DeadlineError, StorageError
+
+if TYPE_CHECKING:
+    from holdfast.leased.core import LeaseDaemon
+
+log = logging.getLogger(__name__)
+
+ENODEV: Final = -19
+ADD_UNDONE: Final = -1
+NOTHING_DUE_S: Final = 86400.0
+WARN_EVERY_S: Final = 1.0
+
+
+async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
+    """From ADD to the end. The result of the ADD is in `space.added`."""
+    log.warning("s%d lockspace %s:%d:%s:%d", space.number, space.name, space.host_id, space.path, space.offset)
+    result = await _join(daemon, space)
+    if result:
+        log.error("s%d add_lockspace fail result %d: %s", space.number, result, describe(result))
+        await _release_storage(daemon, space)
+        daemon.spaces.remove(space)
+        _answer_add(space, result)
+        return
+    daemon.record.joined(space.name, space.host_id, space.membership.generation)
+    daemon.spaces.move(space, Listed.ACTIVE)
+    if not space.removal_wanted:
+        _answer_add(space, 0)
+    renewing = asyncio.create_task(space.membership.keep_renewing(), name=f"renew s{space.number}")
+    try:
+        await _watch(daemon, space)
+        await _leave(daemon, space, renewing)
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        _answer_add(space, ADD_UNDONE)
+
+
+def _answer_add(space: Space, result: int) -> None:
+    if not space.added.done():
+        space.added.set_result(result)
+
+
+# -- joining -----------------------------------------------------------------------------------------------
+
+
+async def _join(daemon: LeaseDaemon, space: Space) -> int:
+    options = daemon.options
+    try:
+        space.device = await daemon.open_disk(space.path, float(space.io_timeout))
+    except DeadlineError as error:
+        log.error("s%d %s", space.number, error)
+        return int(storage_code(error))
+    except StorageError as error:
+        log.error("s%d %s", space.number, error)
+        return ENODEV
+    link: WatchdogLink = NoWatchdog()
+    if options.use_watchdog:
+        link = WdmdLink(options.watchdog_socket, space.name, space.host_id, options.fire_timeout_s)
+    # lease-disk 6.3: our own name in the record is no proof that nothing of our previous run is left.
+    trusted = await daemon.record.prove_gone(space.name)
+    try:
+        space.lockspace = Lockspace(
+            space.device,
+            daemon.clock,
+            name=space.name,
+            host_id=space.host_id,
+            host_name=daemon.host_name,
+            offset=space.offset,
+            io_timeout=space.io_timeout,
+            fire_timeout=options.fire_timeout_s,
+            set_bitmap_s=options.set_bitmap_s,
+            read_extend_s=options.read_extend_s,
+            trust_own_name=trusted,
+            link=link,
+        )
+        space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
+        space.acquire_last_attempt = int(daemon.clock.now())
+        if space.removal_wanted:
+            return Code.ERROR
+        await space.lockspace.join()
+    except LeaseError as error:
+        log.error("s%d %s", space.number, error)
+        if isinstance(link, WdmdLink):
+            link.close()
+        return error.code
+    return 0
+
+
+# -- watching ----------------------------------------------------------------------------------------------
+
+
+class _Keeper:
+    """What the watching of one lockspace has to remember between two looks."""
+
+    def __init__(self, daemon: LeaseDaemon, space: Space) -> None:
+        self.daemon = daemon
+        self.space = space
+        self.lockspace = space.membership
+        self.next_warning = 0.0
+        self.next_round = 0.0
+        self.actions: dict[Action, Callable[[], None]] = {
+            Action.LOG_WARNING: self.log_warning,
+            Action.BEGIN_FAILING: self.begin_failing,
+            Action.BEGIN_REMOVING: self.begin_removing,
+            Action.KILL_ROUND: self.kill_round,
+            Action.LOG_STUCK: self.log_stuck,
+            Action.END: self.log_end,
+        }
+
+    def next_event(self) -> Event | None:
+        """The most urgent thing that is so now; the deadline comes first."""
+        space, now = self.space, self.daemon.clock.now()
+        health = self.lockspace.check()
+        if space.phase is Phase.HEALTHY:
+            if health is Health.FAILED:
+                return Event.LOST
+            if space.removal_wanted or self.daemon.forced_shutdown:
+                return Event.REMOVE
+            if health is Health.WARN and now >= self.next_warning:
+                return Event.WARN
+            return None
+        users = self.users()
+        if not users:
+            if space.operations or self.is_blocked():
+                return None
+            return Event.CLEAR
+        if space.phase is Phase.FAILING and (space.removal_wanted or self.daemon.forced_shutdown):
+            return Event.REMOVE
+        if space.phase is Phase.STUCK:
+            return None
+        if all(client.kill_count >= MAX_KILLS for client in users):
+            return Event.TRIED_ALL
+        return Event.ROUND if now >= self.next_round else None
+
+    def pause(self) -> float:
+        """Seconds until something may be due without anybody waking us."""
+        space, now = self.space, self.daemon.clock.now()
+        if space.phase is Phase.HEALTHY:
+            warn_at = self.lockspace.last_success + timing.warn_after(space.io_timeout)
+            return min(self.lockspace.fail_at, max(warn_at, self.next_warning)) - now
+        if space.phase in (Phase.FAILING, Phase.REMOVING) and self.users():
+            return self.next_round - now
+        return NOTHING_DUE_S
+
+    def users(self) -> list[Client]:
+        """Living processes that hold, or are about to get, a lease of this lockspace."""
+        found = {
+            token.client: None
+            for lease in self.daemon.leases.in_space(self.space)
+            for token in lease.tokens
+            if not token.client.pid_dead
+        }
+        return sorted(found, key=lambda client: client.ci)
+
+    def is_blocked(self) -> bool:
+        """Spec 10.5: an administrator said that the storage is in use by more than processes."""
+        space = self.space
+        orphans = len(self.daemon.leases.orphans(space.name)) if space.used_by_orphans else 0
+        if not space.external_used and not orphans:
+            return False
+        if not space.blocked_checks:
+            if space.external_used:
+                log.error("s%d used external blocking lockspace removal", space.number)
+            else:
+                log.error("s%d used by orphan %d blocking lockspace removal", space.number, orphans)
+        space.blocked_checks += 1
+        return True
+
+    def log_warning(self) -> None:
+        now = self.daemon.clock.now()
+        last = self.lockspace.last_success
+        log.error("s%d check_our_lease warning %d last_success %d", self.space.number, int(now) - last, last)
+        self.next_warning = now + WARN_EVERY_S
+
+    def begin_failing(self) -> None:
+        space = self.space
+        space.renew_fail = True
+        if self.lockspace.corrupt:
+            log.error("s%d check_our_lease corrupt %d", space.number, self.lockspace.corrupt)
+        else:
+            gap = int(self.daemon.clock.now()) - self.lockspace.last_success
+            log.error("s%d check_our_lease failed %d", space.number, gap)
+        self.lockspace.fail()
+        log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))
+        self.drop_unowned()
+
+    def begin_removing(self) -> None:
+        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(self.space.removal_wanted))
+        self.lockspace.close_leases()
+        self.drop_unowned()
+
+    def drop_unowned(self) -> None:
+        """Leases that only a background release still knew end with the host id (spec 6.4)."""
+        for lease in self.daemon.leases.in_space(self.space):
+            if lease.stage is Stage.REM and not self.space.operations:
+                self.daemon.forget_lease(lease)
+
+    def kill_round(self) -> None:
+        """Spec 10.3. The next one comes in a second, or when the grace time ends."""
+        now = self.daemon.clock.now()
+        grace_end = self.lockspace.fail_at + self.daemon.options.kill_grace
+        for client in self.users():
+            if client.kill_count >= MAX_KILLS:
+                continue
+            grace_just_ended = client.kill_last < grace_end <= now
+            if now - client.kill_last < ROUND_S * 0.9 and not grace_just_ended:
+                continue  # Another lockspace of the same client has seen to it in this second.
+            self.kill(client, now, in_grace=now < grace_end)
+        self.next_round = now + ROUND_S
+        if now < grace_end < self.next_round:
+            self.next_round = grace_end
+
+    def kill(self, client: Client, now: float, in_grace: bool) -> None:
+        client.kill_count += 1
+        client.kill_last = now
+        kill = choose_kill(
+            phase=self.space.phase,
+            in_grace=in_grace,
+            kill_grace=self.daemon.options.kill_grace,
+            has_killpath=bool(client.killpath),
+            killpath_sent=client.killpath_sent,
+            restricted=client.restricted,
+        )
+        shown = 100 if kill.killpath else kill.signal
+        log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
+        if kill.killpath:
+            client.killpath_sent = self.daemon.run_killpath(client)
+        elif kill.signal and client.process is not None:
+            failed = client.process.signal(kill.signal)
+            if failed:
+                log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
+
+    def log_stuck(self) -> None:
+        log.error("s%d killing pids stuck %d", self.space.number, len(self.users()))
+
+    def log_end(self) -> None:
+        loud = self.space.renew_fail or self.space.blocked_checks
+        log.log(logging.ERROR if loud else logging.INFO, "s%d all pids clear", self.space.number)
+
+
+async def _watch(daemon: LeaseDaemon, space: Space) -> None:
+    """Return when no process uses the lockspace any more and it has to end."""
+    keeper = _Keeper(daemon, space)
+    while space.phase is not Phase.GONE:
+        event = keeper.next_event()
+        if event is None:
+            daemon.alarm.set_at(space, keeper.lockspace.fail_at)
+            await keeper.lockspace.changed.wait(daemon.clock, max(keeper.pause(), 0.0))
+            continue
+        space.phase, actions = react(space.phase, event)
+        for action in actions:
+            keeper.actions[action]()
+    daemon.alarm.forget(space)
+
+
+# -- leaving -----------------------------------------------------------------------------------------------
+
+
+async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
+    lockspace = space.membership
+    lockspace.stop_renewing()
+    # No renewal may extend the watchdog after it was cleared; one that hangs is given up, its write stays unknown.
+    patience = float(space.io_timeout) if not space.renew_fail else 0.0
+    if not renewing.done():
+        await asyncio.wait({renewing}, timeout=patience)
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+    await _logged(space, lockspace.link.clear())
+    daemon.spaces.move(space, Listed.REM)
+    for lease in daemon.leases.in_space(space):
+        daemon.forget_lease(lease)
+    freed = await _logged(space, lockspace.leave())
+    if freed:
+        log.info("s%d host id %d released", space.number, space.host_id)
+    else:
+        log.warning("s%d host id %d stays until other hosts see it expire", space.number, space.host_id)
+    daemon.record.left(space.name)
+    for sock in space.events:
+        sock.close()
+    space.events.clear()
+    await _release_storage(daemon, space)
+    daemon.spaces.remove(space)
+
+
+async def _logged(space: Space, step: Awaitable[object]) -> object:
+    """A step of leaving whose failure changes nothing about the rest."""
+    try:
+        return await step
+    except LeaseError as error:
+        log.error("s%d %s", space.number, error)
+        return None
+
+
+async def _release_storage(daemon: LeaseDaemon, space: Space) -> None:
+    if space.device is not None:
+        daemon.close_disk(space.device)
+        space.device = None

@@ -1,0 +1,187 @@
+"""The resource index on the socket: thin over `lease.rindex` (spec lease-wire section 8).
+
+The entry is sent behind the header even when the result is an error: that is what clients expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from holdfast.lease import rindex
+from holdfast.lease.errors import LeaseError
+from holdfast.lease.geometry import from_api_flags
+from holdfast.lease.resource import Lease, Unclear
+from holdfast.leased import wire
+from holdfast.leased.lease_commands import give_back_later
+from holdfast.leased.spaces import Space
+from holdfast.leased.storage_commands import opened
+from holdfast.leased.wire import Rentry, Rindex
+from holdfast.storage import Device
+
+if TYPE_CHECKING:
+    from holdfast.leased.core import Call, LeaseDaemon
+
+ENOENT: Final = -2
+EBUSY: Final = -16
+EINVAL: Final = -22
+ENOSPC: Final = -28
+
+
+def _rindex(call: Call) -> Rindex:
+    assert call.payload.rindex is not None
+    return call.payload.rindex
+
+
+def _rentry(call: Call) -> Rentry:
+    assert call.payload.rentry is not None
+    return call.payload.rentry
+
+
+@asynccontextmanager
+async def _in_space(daemon: LeaseDaemon, wanted: Rindex) -> AsyncIterator[tuple[Space, Device]]:
+    """The lockspace and the index's storage, for operations that take the internal lease; one at a time."""
+    space = daemon.spaces.active(wanted.lockspace_name)
+    if space is None:
+        raise LeaseError(ENOENT, f"lockspace {wanted.lockspace_name} is not there")
+    if not space.usable:
+        raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is failing")
+    if space.rindex_busy:
+        raise LeaseError(EBUSY, f"lockspace {wanted.lockspace_name}: another index operation is running")
+    space.rindex_busy = True
+    try:
+        with space.operation():
+            async with opened(daemon, wanted.disk) as device:
+                yield space, device
+    finally:
+        space.rindex_busy = False
+
+
+def _leftover(daemon: LeaseDaemon, space: Space) -> Callable[[Lease | Unclear], Awaitable[None]]:
+    async def take(what: Lease | Unclear) -> None:
+        give_back_later(daemon, space, what)
+
+    return take
+
+
+async def _answer_with_entry(call: Call, work: Awaitable[Rentry]) -> bytes:
+    """The reply of the commands whose entry always follows."""
+    try:
+        entry, result = await work, 0
+    except LeaseError as error:
+        entry, result = Rentry(), error.code
+    return wire.encode_reply(call.header, result, 0, entry.encode())
+
+
+async def format_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    wanted = _rindex(call)
+    async with opened(daemon, wanted.disk) as device:
+        await rindex.format_index(
+            device,
+            wanted.disk.offset,
+            wanted.lockspace_name,
+            from_api_flags(wanted.flags),
+            wanted.max_resources,
+            float(daemon.options.write_init_io_timeout_s),
+        )
+    return wire.encode_reply(call.header)
+
+
+async def rebuild_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    wanted = _rindex(call)
+    if call.header.cmd_flags & wire.RINDEX_NO_LOCKSPACE:
+        async with opened(daemon, wanted.disk) as device:
+            await rindex.rebuild_unlocked(
+                device, wanted.disk.offset, wanted.lockspace_name, from_api_flags(wanted.flags)
+            )
+    else:
+        async with _in_space(daemon, wanted) as (space, device):
+            await rindex.rebuild(space.membership, device, wanted.disk.offset, leftover=_leftover(daemon, space))
+    return wire.encode_reply(call.header)
+
+
+async def lookup_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    async def work() -> Rentry:
+        wanted, entry = _rindex(call), _rentry(call)
+        async with _with_or_without_space(daemon, call) as device:
+            place = await rindex.lookup(
+                device,
+                wanted.disk.offset,
+                wanted.lockspace_name,
+                entry.name,
+                entry.offset,
+                from_api_flags(wanted.flags),
+            )
+        return Rentry(place.name, place.offset)
+
+    return await _answer_with_entry(call, work())
+
+
+@asynccontextmanager
+async def _with_or_without_space(daemon: LeaseDaemon, call: Call) -> AsyncIterator[Device]:
+    """For operations without the internal lease: NO_LOCKSPACE skips the requirement."""
+    wanted = _rindex(call)
+    if call.header.cmd_flags & wire.RINDEX_NO_LOCKSPACE:
+        async with opened(daemon, wanted.disk) as device:
+            yield device
+    else:
+        async with _in_space(daemon, wanted) as (_, device):
+            yield device
+
+
+async def update_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    async def work() -> Rentry:
+        wanted, entry, flags = _rindex(call), _rentry(call), call.header.cmd_flags
+        adds = bool(flags & wire.RINDEX_ADD)
+        if not entry.offset or (adds and not entry.name) or not flags & (wire.RINDEX_ADD | wire.RINDEX_REM):
+            raise LeaseError(EINVAL, "update needs ADD with name and offset, or REM with an offset")
+        async with _with_or_without_space(daemon, call) as device:
+            await rindex.set_entry(
+                device,
+                wanted.disk.offset,
+                wanted.lockspace_name,
+                entry.name if adds else "",
+                entry.offset,
+                from_api_flags(wanted.flags),
+            )
+        return Rentry(entry.name, entry.offset) if adds else Rentry()
+
+    return await _answer_with_entry(call, work())
+
+
+async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
+    """As with the original a name may be there twice: its clients count on it (spec 8)."""
+
+    async def work() -> Rentry:
+        wanted, entry = _rindex(call), _rentry(call)
+        async with _in_space(daemon, wanted) as (space, device):
+            offset = await rindex.create(
+                space.membership,
+                device,
+                wanted.disk.offset,
+                entry.name,
+                num_hosts=call.header.data2,
+                unique=False,
+                leftover=_leftover(daemon, space),
+            )
+        return Rentry("", offset)
+
+    return await _answer_with_entry(call, work())
+
+
+async def delete_resource(daemon: LeaseDaemon, call: Call) -> bytes:
+    async def work() -> Rentry:
+        wanted, entry = _rindex(call), _rentry(call)
+        async with _in_space(daemon, wanted) as (space, device):
+            await rindex.delete(
+                space.membership,
+                device,
+                wanted.disk.offset,
+                entry.name,
+                entry.offset,
+                leftover=_leftover(daemon, space),
+            )
+        return Rentry()
+
+    return await _answer_with_entry(call, work())

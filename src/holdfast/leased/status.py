@@ -1,0 +1,244 @@
+"""The status family of replies: what the daemon knows, as states and strings (spec lease-wire section 13).
+
+Read only; nothing here waits or changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from holdfast.lease.hosts import HostStatus
+from holdfast.leased import wire
+from holdfast.leased.leases import STATUS_ORDER, LocalLease
+from holdfast.leased.recovery import Phase
+from holdfast.leased.spaces import Listed, Space
+from holdfast.leased.wire import State, StatusItem
+
+if TYPE_CHECKING:
+    from holdfast.leased.core import Call, LeaseDaemon
+
+EAGAIN: Final = -11
+ENOENT: Final = -2
+ENOSPC: Final = -28
+MAX_LISTED_SPACES: Final = (1048576 - wire.HEADER_SIZE) // wire.LOCKSPACE_SIZE
+DEFAULT_DEBUG_CMDS: Final = 0xFFFFFFFFFE06FFFF
+
+_UP_TO_DAEMON: Final = 1
+_UP_TO_CLIENTS: Final = 2
+_UP_TO_LOCKSPACES: Final = 3
+
+
+def status(daemon: LeaseDaemon, call: Call) -> bytes:
+    """STATUS: `data` cuts after a section."""
+    last = call.header.data
+    items = [_daemon_item(daemon)]
+    if last != _UP_TO_DAEMON:
+        items += _client_items(daemon)
+        if last != _UP_TO_CLIENTS:
+            items += [_space_item(space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)]
+            if last != _UP_TO_LOCKSPACES:
+                items += _lease_items(daemon)
+    body = b"".join([item.encode() for item in items])
+    return wire.encode_reply(call.header, 0, 0, body, length=wire.HEADER_SIZE)
+
+
+def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
+    options = daemon.options
+    text = wire.format_pairs(
+        [
+            ("our_host_name", daemon.host_name),
+            ("use_watchdog", int(options.use_watchdog)),
+            ("high_priority", int(options.high_priority)),
+            ("mlock_level", options.mlock_level),
+            ("quiet_fail", int(options.quiet_fail)),
+            ("debug_renew", options.debug_renew),
+            ("debug_clients", 0),
+            ("debug_cmds", f"0x{DEFAULT_DEBUG_CMDS:x}"),
+            ("renewal_history_size", options.renewal_history_size),
+            ("gid", daemon.gid),
+            ("uid", daemon.uid),
+            ("sh_retries", options.sh_retries),
+            ("max_sectors_kb_ignore", 0),
+            ("max_sectors_kb_align", 0),
+            ("max_sectors_kb_num", 1024),
+            ("max_worker_threads", options.max_worker_threads),
+            ("write_init_io_timeout", options.write_init_io_timeout_s),
+            ("use_aio", 1),
+            ("io_timeout", options.io_timeout_s),
+            ("watchdog_fire_timeout", options.fire_timeout_s),
+            ("kill_grace_seconds", options.kill_grace),
+            ("helper_pid", -1),
+            ("helper_kill_fd", -1),
+            ("helper_full_count", 0),
+            ("helper_last_status", 0),
+            ("monotime", int(daemon.clock.now())),
+            ("version_str", wire.DAEMON_VERSION_TEXT),
+            ("version_num", wire.DAEMON_VERSION_TEXT),
+            ("version_hex", f"{wire.DAEMON_VERSION:08x}"),
+            ("smproto_hex", f"{wire.PROTOCOL_VERSION:08x}"),
+        ]
+    )
+    return StatusItem(State(wire.STATE_DAEMON, 0, 0, daemon.host_name, text))
+
+
+def _client_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+    for client in (*daemon.reserved_slots, *daemon.clients):
+        text = wire.format_pairs(client.status_pairs(int(client.kill_last)))
+        yield StatusItem(State(wire.STATE_CLIENT, client.pid & 0xFFFFFFFF, 0, client.name, text))
+
+
+def _space_item(space: Space) -> StatusItem:
+    lockspace = space.lockspace
+    geometry = lockspace.geometry if lockspace is not None else None
+    text = wire.format_pairs(
+        [
+            ("list", space.listed.value),
+            ("space_id", space.number),
+            ("io_timeout", space.io_timeout),
+            ("sector_size", geometry.sector_size if geometry else 0),
+            ("align_size", geometry.align_size if geometry else 0),
+            ("host_generation", lockspace.generation if lockspace else 0),
+            ("renew_fail", int(space.renew_fail)),
+            ("space_dead", int(space.dead)),
+            ("killing_pids", {Phase.HEALTHY: 0, Phase.STUCK: 2}.get(space.phase, 1)),
+            ("used_retries", space.blocked_checks),
+            ("external_used", int(space.external_used)),
+            ("used_by_orphans", int(space.used_by_orphans)),
+            ("renewal_read_extend_sec", space.io_timeout),
+            ("set_max_sectors_kb", 0),
+            ("corrupt_result", lockspace.corrupt if lockspace else 0),
+            ("acquire_last_result", int(bool(lockspace and lockspace.history))),
+            ("renewal_last_result", lockspace.last_result if lockspace else 0),
+            ("acquire_last_attempt", space.acquire_last_attempt),
+            ("acquire_last_success", lockspace.history[0].timestamp if lockspace and lockspace.history else 0),
+            ("renewal_last_attempt", lockspace.last_success if lockspace else 0),
+            ("renewal_last_success", lockspace.last_success if lockspace else 0),
+        ]
+    )
+    return StatusItem(State(wire.STATE_LOCKSPACE, 0, space.host_id, space.name, text), lockspace=space.shown())
+
+
+def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+    leases = list(daemon.leases)
+    for stage in STATUS_ORDER:
+        for lease in leases:
+            if lease.stage is not stage:
+                continue
+            if lease.tokens:
+                for token in lease.tokens:
+                    yield _lease_item(lease, token.pid, token.number)
+            else:
+                yield _lease_item(lease, lease.pid, 0)
+
+
+def _lease_item(lease: LocalLease, pid: int, token_number: int) -> StatusItem:
+    geometry = lease.lease.area.geometry if lease.lease is not None else None
+    text = wire.format_pairs(
+        [
+            ("list", lease.stage.value),
+            ("flags", f"{lease.status_flags():x}"),
+            ("sector_size", geometry.sector_size if geometry else 0),
+            ("align_size", geometry.align_size if geometry else 0),
+            ("lver", lease.lver),
+            ("reused", lease.reused),
+            ("res_id", lease.number),
+            ("token_id", token_number),
+        ]
+    )
+    state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lease.lver, lease.key[1], text)
+    shown = lease.resource._replace(
+        flags=wire.RES_SHARED if lease.shared else 0, lver=0, data64=0, data32=0, unused=0
+    )
+    return StatusItem(state, resource=shown)
+
+
+def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
+    """HOST_STATUS: every host id ever seen in use, ascending."""
+    space = _named(daemon, call)
+    if space is None:
+        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+    items = []
+    for host in space.lockspace.hosts.records() if space.lockspace else ():
+        text = wire.format_pairs(
+            [
+                ("last_check", int(host.last_check)),
+                ("last_live", int(host.last_live)),
+                ("last_req", int(space.last_examined.get(host.host_id, 0))),
+                ("owner_id", host.owner_id),
+                ("owner_generation", host.generation),
+                ("timestamp", host.timestamp),
+                ("io_timeout", host.io_timeout),
+                ("owner_name", host.owner_name),
+            ]
+        )
+        items.append(State(wire.STATE_HOST, host.host_id, host.timestamp, "", text).encode())
+    return wire.encode_reply(call.header, 0, 0, b"".join(items), length=wire.HEADER_SIZE)
+
+
+def _named(daemon: LeaseDaemon, call: Call) -> Space | None:
+    assert call.payload.lockspace is not None
+    return daemon.spaces.any_named(call.payload.lockspace.name)
+
+
+def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
+    """RENEWAL: the history, oldest first."""
+    space = _named(daemon, call)
+    if space is None:
+        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+    items = []
+    history = list(space.lockspace.history) if space.lockspace and daemon.options.renewal_history_size else []
+    for one in history[-daemon.options.renewal_history_size :]:
+        text = wire.format_pairs(
+            [
+                ("timestamp", one.timestamp),
+                ("read_ms", one.read_ms),
+                ("write_ms", one.write_ms),
+                ("next_timeouts", one.next_timeouts),
+                ("next_errors", one.next_errors),
+            ]
+        )
+        items.append(State(wire.STATE_RENEWAL, 0, one.timestamp, "", text).encode())
+    return wire.encode_reply(call.header, 0, space.io_timeout, b"".join(items), length=wire.HEADER_SIZE)
+
+
+def get_lockspaces(daemon: LeaseDaemon, call: Call) -> bytes:
+    """GET_LOCKSPACES: active, rem, add (spec 13.5)."""
+    flags = {Listed.ACTIVE: 0, Listed.REM: wire.LSF_REM, Listed.ADD: wire.LSF_ADD}
+    spaces = daemon.spaces.listed(*flags)
+    shown = [space.shown(flags[space.listed]).encode() for space in spaces[:MAX_LISTED_SPACES]]
+    result = ENOSPC if len(spaces) > MAX_LISTED_SPACES else 0
+    return wire.encode_reply(call.header, result, len(spaces), b"".join(shown))
+
+
+def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
+    """GET_HOSTS: all hosts with a timestamp, or exactly the one asked for (spec 13.6)."""
+    wanted = call.payload.lockspace
+    assert wanted is not None
+    space = daemon.spaces.active(wanted.name)
+    if space is None:
+        starting = daemon.spaces.any_named(wanted.name)
+        return wire.encode_reply(call.header, EAGAIN if starting and starting.listed is Listed.ADD else ENOENT)
+    hosts = space.membership.hosts
+    if not hosts.evaluations:
+        return wire.encode_reply(call.header, EAGAIN)
+    now = daemon.clock.now()
+    if wanted.host_id:
+        host = hosts.get(wanted.host_id)
+        found = [(wanted.host_id, host)]
+    else:
+        found = [(host.host_id, host) for host in hosts.records() if host.timestamp]
+    shown = []
+    for host_id, host in found:
+        if host is None:
+            shown.append(wire.Host(host_id, flags=HostStatus.FREE))
+        else:
+            code = hosts.status(host_id, now)
+            shown.append(wire.Host(host_id, host.generation, host.timestamp, host.io_timeout, int(code)))
+    return wire.encode_reply(call.header, 0, len(shown), b"".join([host.encode() for host in shown]))
+
+
+def log_dump(daemon: LeaseDaemon, call: Call) -> bytes:
+    """LOG_DUMP: the ring; the length field is the request's (spec 13.8)."""
+    text = daemon.log_ring.dump()
+    return wire.encode_reply(call.header, len(text), 0, text, length=call.header.length)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from tests.fuse.frozen_fs import FrozenFs
 
-from holdfast.storage import DeadlineError, DeviceRegistry, StorageError
+from holdfast.storage import DeadlineError, Device, DeviceRegistry, StorageError
+from holdfast.storage.aio import AioEngine
+from holdfast.storage.threads import MAX_IDLE_THREADS
+from tests.fuse.frozen_fs import FrozenFs
 
 pytestmark = pytest.mark.fuse
 
@@ -138,6 +142,88 @@ def test_many_hung_devices_do_not_take_the_threads_of_a_healthy_one(frozen_fs: F
         devices.close()
 
     asyncio.run(main())
+
+
+def test_aio_that_hangs_completes_late_and_does_not_stop_closing(frozen_fs: FrozenFs) -> None:
+    path = prepare(frozen_fs)
+
+    async def main() -> None:
+        for heal_before_closing in (True, False):
+            aio = AioEngine(asyncio.get_running_loop(), 4)
+            closed = asyncio.Event()
+
+            def close_fd(fd: int, closed: asyncio.Event = closed) -> None:
+                os.close(fd)
+                closed.set()
+
+            fd = os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+            device = Device(aio, fd, path, block_size=512, size=SIZE, is_block_device=False, close_fd=close_fd)
+            frozen_fs.hang("read")
+            with pytest.raises(DeadlineError) as caught:
+                await device.read(512, 512, SHORT_S)
+            assert caught.value.pending is not None
+            assert aio.outstanding == 1
+            device.close()
+            assert not closed.is_set()
+            if heal_before_closing:
+                frozen_fs.heal()
+                assert await caught.value.pending.wait(HEALTHY_S) == bytes(512)
+                assert closed.is_set()
+                aio.close()
+            else:
+                aio.close()  # returns, although io_destroy would wait
+                frozen_fs.heal()
+                os.close(fd)
+
+    asyncio.run(main())
+
+
+def test_a_local_file_system_frozen_by_fsfreeze_does_not_stop_the_loop(tmp_path: Path) -> None:
+    """AIO serves such files, but `io_submit` of a write would sleep until the file system is thawed."""
+    missing = [tool for tool in ("mkfs.ext4", "losetup", "mount", "fsfreeze") if shutil.which(tool) is None]
+    if os.geteuid() != 0 or missing:
+        pytest.skip(f"needs root, e2fsprogs, mount and util-linux; missing: {missing or 'root'}")
+    image, mounted = tmp_path / "image", tmp_path / "ext4"
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    made = subprocess.run(["mount", "-o", "loop", str(image), str(mounted)], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no loop device can be mounted here: {made.stderr.strip()}")
+    try:
+        (mounted / "lease").write_bytes(bytes(SIZE))
+        subprocess.run(["fsfreeze", "-f", str(mounted)], check=True)
+        # Should the loop stop after all, this thaws it, and the test fails instead of hanging.
+        thaw = threading.Timer(20, subprocess.run, [["fsfreeze", "-u", str(mounted)]])
+        thaw.start()
+
+        async def main() -> None:
+            devices = DeviceRegistry(0)
+            device = await devices.open(str(mounted / "lease"), HEALTHY_S)
+            assert device.engine == "aio"
+            with pytest.raises(DeadlineError) as caught:
+                await device.write(512, b"1" * 512, SHORT_S)
+            assert caught.value.submitted
+            assert await device.read(0, 512, HEALTHY_S) == bytes(512)
+            assert thaw.is_alive()
+            await asyncio.to_thread(subprocess.run, ["fsfreeze", "-u", str(mounted)], check=True)
+            await device.settle(512, 512, HEALTHY_S)
+            assert await device.read(512, 512, HEALTHY_S) == b"1" * 512
+            devices.release(device)
+            async with asyncio.timeout(HEALTHY_S):
+                while devices.threads > MAX_IDLE_THREADS * 2:
+                    await asyncio.sleep(0.001)
+            devices.close()
+
+        try:
+            asyncio.run(main())
+        finally:
+            thaw.cancel()
+            thaw.join()
+            subprocess.run(["fsfreeze", "-u", str(mounted)], capture_output=True, check=False)
+    finally:
+        subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 def until_state(pid: int, state: str) -> bool:

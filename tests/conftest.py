@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.fuse.frozen_fs import FrozenFs, what_is_missing
 
 

@@ -1,0 +1,97 @@
+"""Fixtures of the interop tests: real and Holdfast hosts, and a directory that can do direct I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.interop.hosts import OURS, REAL, Host, running, what_is_missing
+from tests.interop.takeover import Takeover, run_takeover
+
+
+class StartHost(Protocol):
+    """Start a daemon under a host name; it ends with the test."""
+
+    def __call__(self, host_name: str) -> Host: ...
+
+
+def our_command() -> tuple[str, ...]:
+    """The command of our daemon; HOLDFAST_INTEROP_OURS=sanlock puts the original there to test the tests."""
+    return REAL if os.environ.get("HOLDFAST_INTEROP_OURS") == "sanlock" else OURS
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder; those that wait for a dead host's time come last (they start first)."""
+    here = Path(__file__).parent
+    own = [item for item in items if item.path.is_relative_to(here)]
+    for item in own:
+        item.add_marker(pytest.mark.interop)
+    late = [item for item in own if item.path.name == "test_takeover.py"]
+    items[:] = [item for item in items if item not in late] + late
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_programs() -> None:
+    """Skip, or fail in CI (environment variable CI), when the real programs are missing."""
+    missing = what_is_missing()
+    if missing is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def takeovers(request: pytest.FixtureRequest, real_programs: None) -> Iterator[dict[str, Future[Takeover]]]:
+    """The long scenarios of test_takeover.py, started with the first interop test, beside the others."""
+    wanted = any(item.path.name == "test_takeover.py" for item in request.session.items)
+    directions = {"from original": (REAL, our_command()), "from holdfast": (our_command(), REAL)}
+    with contextlib.ExitStack() as stack:
+        homes = {direction: stack.enter_context(private_directory()) for direction in directions}
+        # Entered last: at the end it waits for the scenarios before their directories go.
+        pool = stack.enter_context(ThreadPoolExecutor(len(directions)))
+        yield {
+            direction: pool.submit(run_takeover, *commands, homes[direction])
+            for direction, commands in directions.items()
+            if wanted
+        }
+
+
+@contextlib.contextmanager
+def private_directory() -> Iterator[Path]:
+    """A short path on the fastest file system that can do direct I/O."""
+    with contextlib.ExitStack() as stack:
+        for parent in ("/dev/shm", None):
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hf-interop-", dir=parent)))
+            with contextlib.suppress(OSError):
+                os.close(os.open(path / "probe", os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+                break
+        yield path
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory of the test's own, removed at its end."""
+    with private_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def start_real(directory: Path) -> Iterator[StartHost]:
+    """Start real sanlock daemons."""
+    with contextlib.ExitStack() as stack:
+        yield lambda host_name: stack.enter_context(running(REAL, directory / host_name, host_name))
+
+
+@pytest.fixture
+def start_ours(directory: Path) -> Iterator[StartHost]:
+    """Start Holdfast daemons."""
+    with contextlib.ExitStack() as stack:
+        yield lambda host_name: stack.enter_context(running(our_command(), directory / host_name, host_name))

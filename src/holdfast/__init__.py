@@ -1,0 +1,37 @@
+"""Holdfast: a workload runs only while its host can prove that it holds the lease.
+
+Programs use `holdfast.Lease` (asyncio) or `holdfast.SyncLease`; both are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from holdfast.version import __version__
+
+# The module `typing` costs a third of the time of `holdfast --help`: only type checkers load it.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from holdfast.client.errors import ClientError, DaemonUnreachable, LeaseLost, NotAcquired
+    from holdfast.client.lease import Lease
+    from holdfast.client.sync import SyncLease
+
+_CLIENT = frozenset({"ClientError", "DaemonUnreachable", "Lease", "LeaseLost", "NotAcquired", "SyncLease"})
+
+__all__ = [
+    "ClientError",
+    "DaemonUnreachable",
+    "Lease",
+    "LeaseLost",
+    "NotAcquired",
+    "SyncLease",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _CLIENT:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from holdfast import client
+
+    value: object = getattr(client, name)
+    return value

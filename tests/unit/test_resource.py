@@ -24,7 +24,7 @@ from holdfast.lease.resource import (
     retract,
 )
 from holdfast.testing.virtual_loop import run_virtual
-from tests.unit.rule_hosts import AREA, FIRE, FREE_LEASE, IO, NUM_HOSTS, Site, disk_of, writes_to
+from tests.unit.rule_hosts import AREA, FIRE, FREE_HOST, FREE_LEASE, IO, NUM_HOSTS, Site, disk_of, writes_to
 
 SHARED = AcquireOptions(shared=True)
 PHASE_READ = ("R", AREA, (2 + NUM_HOSTS) * 512)
@@ -195,12 +195,29 @@ def test_a_value_that_may_have_been_chosen_is_adopted() -> None:
     """A host crashed between its phase 2 and the leader write: it is committed as owner (spec 8.5)."""
 
     async def scenario(site: Site) -> None:
+        site.poke_host(3, FREE_HOST._replace(owner_id=3, owner_generation=7, resource_name="host-3"))
         space = await site.joined(1)
         site.poke_block(3, HostBlock(3, 3, 3, 7, 99, 1))
         assert await code_of(take(site, space)) == Code.ACQUIRE_OTHER
         leader = site.peek_leader()
         assert (leader.owner_id, leader.owner_generation, leader.timestamp, leader.lver) == (3, 7, 99, 1)
         assert leader.write_id == 1
+
+    play(scenario)
+
+
+def test_the_value_of_a_live_host_is_left_to_it_to_commit() -> None:
+    """Our leader write could be slow, and arrive when that host has released and the next version is decided."""
+
+    async def scenario(site: Site) -> None:
+        space, owner = await asyncio.gather(site.joined(1), site.joined(3))
+        await space.renew()
+        site.poke_block(3, HostBlock(3, 3, 3, owner.generation, 99, 1))
+        assert await code_of(take(site, space)) == Code.ACQUIRE_OTHER
+        assert site.peek_leader().lver == 0
+        site.poke_block(3, HostBlock(3, 3, 3, owner.generation, 99, 1, DBLOCK_FL_RELEASED))
+        assert await code_of(take(site, space)) == Code.ACQUIRE_OTHER
+        assert (site.peek_leader().lver, site.peek_leader().owner_id) == (1, 3), "it gave up: somebody has to"
 
     play(scenario)
 
@@ -285,23 +302,27 @@ def test_a_wiped_block_makes_us_read_the_leader_again() -> None:
 
 
 def test_somebody_else_may_commit_our_value() -> None:
+    """As the original does at once; its leader carries its own id as writer."""
+
     async def scenario(site: Site) -> None:
-        first, second = await site.joined(1), await site.joined(2)
+        first, second = await asyncio.gather(site.joined(1), site.joined(2))
         count = iter(range(9))
         phase_2_read = site.storage.hold(
             lambda op: (op.kind, op.offset, op.length) == PHASE_READ and op.disk is first.disk and next(count) == 1
         )
         taking = asyncio.ensure_future(take(site, first))
         await phase_2_read.reached()
-        assert await code_of(take(site, second)) == Code.ACQUIRE_OTHER
+        value = site.peek_block(1)
+        site.poke_leader(
+            FREE_LEASE._replace(lver=1, owner_id=1, owner_generation=1, timestamp=value.inp3, write_id=2)
+        )
         phase_2_read.release()
         lease = await taking
-        assert (site.peek_leader().owner_id, site.peek_leader().write_id) == (1, 2)
         await release(lease)
         assert site.peek_leader().timestamp, "a leader written by another host is not touched (rule 11)"
+        await first.clock.sleep(2)
         await first.renew()
         await second.renew()
-        await first.clock.sleep(1)
         again = await take(site, second)  # RELEASED in the owner's block says that it gave up (8.4 e)
         assert again.lver == 2
 

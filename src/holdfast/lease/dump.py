@@ -140,6 +140,7 @@ async def dump(
     `find_geometry`, or the code of a read that failed otherwise.
     """
     sizes = geometry or await find_geometry(disk, offset, size, timeout_s)
+    size -= size % sizes.sector_size  # As the original: what is less than a sector counts as not given.
     place = offset
     with POOL.borrow(sizes.align_size) as buffer:
         while not size or place < offset + size:

@@ -6,12 +6,18 @@ name comes from storage that others write, so what a terminal would act on is sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from enum import IntEnum
 
-from holdfast.lease.dump import DumpedArea, DumpedIndex, DumpedLockspace, DumpedResource
+from holdfast.lease.dump import DumpedArea, DumpedIndex, DumpedLockspace, DumpedResource, dump, find_geometry
+from holdfast.lease.geometry import MIB, Geometry
 from holdfast.lease.inspect import Kind
 from holdfast.lease.records import Leader
+from holdfast.lease.timing import DEFAULT_IO_TIMEOUT_S
+from holdfast.storage.disk import Disk
+
+SIZES_NOT_FOUND = "Cannot find sector_size and align_size, set with -A and -Z."
+"""What the original prints, and exits with 1, where `dump_lines` raises LEADER_MAGIC."""
 
 _SPACE_WIDTH = 36
 _NAME_WIDTH = 48
@@ -24,6 +30,27 @@ class Detail(IntEnum):
     PLAIN = 0
     REQUESTS = 1
     BLOCKS = 2
+
+
+async def dump_lines(
+    disk: Disk,
+    offset: int = 0,
+    size: int = 0,
+    geometry: Geometry | None = None,
+    detail: Detail = Detail.PLAIN,
+    timeout_s: float = DEFAULT_IO_TIMEOUT_S,
+) -> AsyncIterator[str]:
+    """The complete output of `sanlock direct dump path:offset:size -f detail`, line by line.
+
+    LeaseError as from `dump`; LEADER_MAGIC stands for SIZES_NOT_FOUND.
+    """
+    if offset % MIB:
+        yield f"WARNING: dump offset should be a multiple of {MIB} bytes."
+    sizes = geometry or await find_geometry(disk, offset, size, timeout_s)
+    yield header(detail)
+    async for area in dump(disk, offset, size, sizes, timeout_s):
+        for line in lines(area, detail):
+            yield line
 
 
 def header(detail: Detail = Detail.PLAIN) -> str:

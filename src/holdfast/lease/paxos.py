@@ -227,6 +227,7 @@ class Ballot:
         self._mode_flags = MBLOCK_SHARED if keep_shared else 0
         self._mode_generation = self.space.generation if keep_shared else 0
         self.sharers: dict[int, HostBlock] = {}
+        self._owner_block: HostBlock | None = None
         if self.next > _U64:
             raise area.error(Code.LEADER_CHECKSUM, "lease version has no successor")
 
@@ -332,9 +333,10 @@ class Ballot:
         now = max(1, int(self.space.clock.now()))
         value = (accepted.inp, accepted.inp2, accepted.inp3) if accepted else (*self._own_value, now)
         await self._write_own(self.area.own_block._replace(bal=number, inp=value[0], inp2=value[1], inp3=value[2]))
-        _, decided = await self._phase_read(number)  # Rule 6 again, and rule 8a for the leader in it.
+        blocks, decided = await self._phase_read(number)  # Rule 6 again, and rule 8a for the leader in it.
         if decided is not None:
             return decided
+        self._owner_block = blocks.get(value[0])
         return await self._commit(value)
 
     @property
@@ -370,9 +372,27 @@ class Ballot:
         candidates = [b for b in blocks.values() if b.lver == self.next and b.inp and b.bal]
         return max(candidates, key=lambda b: b.bal, default=None)
 
+    def _may_commit_for(self, owner_id: int, generation: int) -> bool:
+        """Whether we write the leader for the owner of the chosen value.
+
+        A live owner does it itself when it sees our larger ballot. Our write could be slow, and arrive when that
+        owner has released and the next version is decided already: it would put the leader back. An owner that gave
+        its attempt up (RELEASED, after its own leader write ended) or is gone cannot: somebody has to.
+        """
+        if owner_id == self.space.host_id:
+            return True  # Ourselves, or an earlier life that is over.
+        owner = self._owner_block
+        if owner is not None and owner.lver == self.next and owner.released:
+            return True
+        return not self.space.hosts.alive(owner_id, generation, self.space.clock.now())
+
     async def _commit(self, value: tuple[int, int, int]) -> Decided:
         """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""
         owner_id, owner_generation, timestamp = value
+        if not self._may_commit_for(owner_id, owner_generation):
+            raise self.area.error(
+                Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
+            )
         flags = self.leader.flags
         if owner_id == self.space.host_id:
             flags = flags | LFL_SHORT_HOLD if self.short_hold else flags & ~LFL_SHORT_HOLD

@@ -134,6 +134,10 @@ async def _own(
     keep_shared: bool = False,
 ) -> Decided:
     """Become the exclusive owner, for good or for the moment that a shared acquire needs."""
+    try:
+        await area.settle_leader()  # Of an earlier attempt of ours: it must not arrive in the middle of this one.
+    except StorageError as error:
+        raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):
         raw, leader = await area.read_leader()
         _check_wishes(area, leader, options)
@@ -199,7 +203,7 @@ async def _live_sharer(lease: Lease, decided: Decided) -> int | None:
         if not block.shared:
             continue
         # Generation 0 cannot be proven dead by comparing generations (spec 15 no. 15).
-        if not block.mode_generation or space.hosts.alive(host_id, block.mode_generation, space.clock.now()):
+        if not block.mode_generation or not await _proven_dead(area, host_id, block.mode_generation):
             return host_id
         # Rule 13: we own the lease and that incarnation is dead. Its ballot state stays, only the mark goes.
         try:
@@ -207,6 +211,22 @@ async def _live_sharer(lease: Lease, decided: Decided) -> int | None:
         except StorageError as error:
             raise area.error(storage_code(error), str(error)) from error
     return None
+
+
+async def _proven_dead(area: Area, host_id: int, generation: int) -> bool:
+    """Whether a shared holder is over (spec 7.3), confirmed by a reading that is younger than its mark.
+
+    What we know of other hosts is as old as our last look at them: a host that was free or silent then may have
+    joined, marked its block, and be at work now.
+    """
+    space = area.space
+    if space.hosts.alive(host_id, generation, space.clock.now()):
+        return False
+    _, record = await space.read_delta(host_id)
+    if not record.timestamp or record.owner_generation > generation:
+        return True
+    known = space.hosts.get(host_id)
+    return known is not None and (known.generation, known.timestamp) == (generation, record.timestamp)
 
 
 async def _acquire_shared(
@@ -259,6 +279,9 @@ async def _mark_shared(lease: Lease) -> None:
 
 async def _write_own_block(lease: Lease, block: HostBlock) -> None:
     try:
+        if block.released:
+            # RELEASED invites others to the next version: no leader write of ours may arrive after that.
+            await lease.area.settle_leader()
         await lease.area.write_own_block(block)
     except StorageError as error:
         raise lease.area.error(storage_code(error), str(error)) from error
@@ -335,6 +358,9 @@ async def retract(unclear: Unclear) -> None:
     """
     area = unclear.area
     try:
+        # RELEASED invites others to the next version. Our own leader write of this one, still under way, would
+        # then put the leader back: it must have ended before.
+        await area.settle_leader()
         await area.settle_own_block()
         await area.write_own_block(_released(area.own_block))
     except StorageError as error:
@@ -376,9 +402,11 @@ async def convert(
 
 async def _convert_to_shared(lease: Lease) -> None:
     await _write_lvb(lease)
-    await _mark_shared(lease)
+    # Shared from here on, whatever comes of the write: if it arrives after an error, it says RELEASED, and a
+    # leader that another host committed for us would not keep others away from an exclusive holder any more.
     lease.shared = True
     lease.leader_unclear = True
+    await _mark_shared(lease)
     await _free_leader_patiently(lease)
 
 
@@ -407,11 +435,29 @@ async def _convert_to_exclusive(
     try:
         await _write_own_block(lease, lease.area.own_block._replace(flags=0, mode_flags=0, mode_generation=0))
     except LeaseError:
-        await _free_leader_patiently(lease)
+        # That write may have arrived, or still arrive: our shared hold has no mark then, and the leader is all
+        # that protects it. It is freed only once the mark is back; else the final release does both.
+        if await _mark_again_patiently(lease):
+            await _free_leader_patiently(lease)
         raise
     lease.shared = False
     lease.leader_unclear = False
     lease.step = _Step.HELD
+
+
+async def _mark_again_patiently(lease: Lease) -> bool:
+    """Put SHARED back into our block after a conversion that failed half-way; False: could not."""
+    marked = lease.area.own_block._replace(mode_flags=MBLOCK_SHARED, mode_generation=lease.generation)
+    for _ in range(timing.CONVERT_RELEASE_RETRIES + 1):
+        try:
+            await _write_own_block(lease, marked)
+        except LeaseError as error:
+            if error.code != Code.AIO_TIMEOUT:
+                return False
+            await lease.space.clock.sleep(float(lease.space.io_timeout))
+        else:
+            return True
+    return False
 
 
 async def _free_leader_patiently(lease: Lease) -> None:

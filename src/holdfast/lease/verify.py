@@ -67,7 +67,7 @@ def resource_geometry(leader: Leader) -> Geometry:
     modulo max_hosts, rule 7) could collide. The original trusts num_hosts and reads beyond its buffer.
     """
     geometry = from_record(leader.sector_size, leader.flags)
-    if not leader.num_hosts <= min(leader.max_hosts, geometry.max_hosts):
+    if not leader.num_hosts <= leader.max_hosts <= geometry.max_hosts:
         raise LeaseError(
             Code.LEADER_NUMHOSTS,
             f"leader record of {leader.resource_name!r}: {leader.num_hosts} host blocks, max_hosts "

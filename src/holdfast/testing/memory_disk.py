@@ -8,6 +8,7 @@ sequence; errors are injected by the test, operation by operation.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from holdfast.storage.buffers import Buffer
@@ -42,7 +43,7 @@ class MemoryDisk:
 
     def __init__(
         self,
-        contents: bytes | int = 0,
+        contents: bytes | bytearray | int = 0,
         *,
         block_size: int = 512,
         path: str = "memory",
@@ -57,6 +58,8 @@ class MemoryDisk:
         self.block_size = block_size
         self.is_block_device = is_block_device
         self.max_size = max_size
+        self.after: Callable[[Transfer], None] | None = None
+        """Called when a transfer has succeeded, before its caller goes on: to change the world in between."""
 
     def fail(self, operation: Operation, error: int, offset: int | None = None) -> None:
         """The next matching transfer fails once with errno `error`; ETIMEDOUT: it misses its deadline, undone."""
@@ -71,7 +74,9 @@ class MemoryDisk:
         self._begin(Transfer("read", offset, length), timeout_s)
         if offset + length > len(self.data):
             raise self._error(errno.EMSGSIZE, Transfer("read", offset, length))
-        return bytes(self.data[offset : offset + length])
+        found = bytes(self.data[offset : offset + length])
+        self._succeeded(Transfer("read", offset, length))
+        return found
 
     async def read_into(self, buffer: Buffer, offset: int, length: int, timeout_s: float) -> None:
         buffer.view[:length] = await self.read(offset, length, timeout_s)
@@ -89,6 +94,7 @@ class MemoryDisk:
                 raise self._error(errno.ENOSPC, transfer)
             self.data.extend(bytes(end - len(self.data)))
         self.data[offset:end] = data
+        self._succeeded(transfer)
 
     async def settle(self, offset: int, length: int, timeout_s: float) -> None:
         """Every write has a known outcome here."""
@@ -105,6 +111,10 @@ class MemoryDisk:
                 if fault.errno == errno.ETIMEDOUT:
                     raise DeadlineError(*transfer[:1], self.path, *transfer[1:], timeout_s)
                 raise self._error(fault.errno, transfer)
+
+    def _succeeded(self, transfer: Transfer) -> None:
+        if self.after is not None:
+            self.after(transfer)
 
     def _error(self, error: int, transfer: Transfer) -> StorageError:
         return StorageError(error, transfer.operation, self.path, transfer.offset, transfer.length)

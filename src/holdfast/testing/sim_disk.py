@@ -161,9 +161,12 @@ class SimStorage:
         self.ops = 0
         """I/Os submitted so far."""
 
-    def attach(self, host: SimHost, weather: Weather | None = None) -> SimDisk:
-        """A host's view, as if it had opened the device. One per host and boot (rule 12 is kept per view)."""
-        return SimDisk(self, host, weather or Weather())
+    def attach(self, host: SimHost, weather: Weather | None = None, *, keeps_rule_12: bool = True) -> SimDisk:
+        """A host's view, as if it had opened the device. One per host and boot (rule 12 is kept per view).
+
+        `keeps_rule_12=False` is for hosts that model programs which overtake their own timed-out writes.
+        """
+        return SimDisk(self, host, weather or Weather(), keeps_rule_12)
 
     def hold(self, matches: Callable[[Op], bool], count: int = 1) -> Hold:
         """From now on stop the first `count` I/Os that match. Their timeouts run on."""
@@ -309,7 +312,8 @@ class _PendingRead:
 class SimDisk:
     """One host's view of a `SimStorage`; a `holdfast.storage.disk.Disk`."""
 
-    def __init__(self, storage: SimStorage, host: SimHost, weather: Weather) -> None:
+    def __init__(self, storage: SimStorage, host: SimHost, weather: Weather, keeps_rule_12: bool) -> None:
+        self._keeps_rule_12 = keeps_rule_12
         self.storage = storage
         self.host = host
         self.weather = weather
@@ -408,7 +412,7 @@ class SimDisk:
         if storage.loop.time() < host.paused_until:
             await host.wait_until(host.paused_until)
         if kind == "W":
-            if self._writes:
+            if self._writes and self._keeps_rule_12:
                 deadline = storage.loop.time() + timeout_s
                 await self._wait_for_older(offset, length, timeout_s)
                 timeout_s = max(deadline - storage.loop.time(), 0.0)

@@ -1,0 +1,242 @@
+"""Watches every I/O of the cluster and checks the rules of spec lease-disk 13 where they can be seen on the disk.
+
+The ledger knows who may act; here are the promises about writes:
+
+- a host id or a lease is taken over only when its incarnation is over or past its reset deadline (6.6, 8.4);
+- rule 1: a delta timestamp is not later than the clock when its write is submitted;
+- rule 3: a renewal has read its own record since its last write;
+- rule 6: a leader is committed only after a complete reading of all host blocks, submitted after the own
+  phase-2 write completed;
+- rule 7: the own block is never erased; within an instance the own ballot number only grows, and it is
+  ≡ host id (mod max_hosts);
+- rule 8a: no leader write after a reading that showed the instance decided;
+- rules 9, 11: a leader is freed by its owner only with RELEASED or SHARED in the owner's block on disk;
+- rule 15: no lease write is submitted by an incarnation past its fail deadline;
+- rule 16: a host id is freed only when nothing of it can act and none of its lease writes is outstanding;
+- a committed leader is never replaced by another owner of the same version.
+
+Hosts that model the original are only watched, not judged, by the rules about the writer. What they do to others is
+attributed like this: the original looks at the leader in neither phase read, so an original can replace a committed
+leader by another owner of the same version (13.1, in the role of X, after another original wiped its block in the
+role of Q; or its own late leader write after it retracted). Nothing that our hosts could do prevents it: the owner
+that is overwritten is not asked. Exactly from such a write by an *original* on, the resource is marked as spoiled: double owners
+of it are counted, not reported. The same write by one of our hosts is a violation, and so is every other double grant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holdfast.lease.records import (
+    HostBlock,
+    Leader,
+    decode_host_block,
+    decode_leader,
+)
+from holdfast.testing.sim_disk import Op, SimStorage
+from tests.sim.layout import MIB_OF, SECTOR, Place, place_of
+from tests.sim.ledger import Ledger
+from tests.sim.machine import Machine
+
+MAX_HOSTS = 2000
+
+
+@dataclass
+class OwnView:
+    """What one boot of one host did to one resource."""
+
+    last_block: HostBlock | None = None
+    block_written_at: float = -1.0
+    """When its last block write completed; -1 while it is outstanding."""
+    covered: set[int] = field(default_factory=set)
+    """Host ids whose blocks were read by readings submitted since then."""
+    seen_lver: int = 0
+    """Largest leader version any of its readings showed."""
+
+
+class Invariants:
+    """A `DiskWatcher`. `num_hosts`: host blocks in use in every resource."""
+
+    def __init__(self, storage: SimStorage, ledger: Ledger, machines: dict[str, Machine], num_hosts: int) -> None:
+        self.storage = storage
+        self.ledger = ledger
+        self.machines = machines
+        self.num_hosts = num_hosts
+        self.attributes_to_originals = True
+        """False where originals are to be convicted."""
+        self._views: dict[tuple[str, int, str], OwnView] = {}
+        self._own_read: dict[tuple[str, int], bool] = {}
+
+    # --- DiskWatcher
+
+    def submitted(self, op: Op) -> None:
+        if op.kind == "R":
+            return
+        place = place_of(op.offset)
+        machine = self.machines[op.disk.host.name]
+        if place.kind == "delta":
+            self._delta_submitted(op, machine, place)
+        elif place.kind in ("leader", "block") and machine.ours:
+            self._lease_submitted(op, machine, place)
+
+    def completed(self, op: Op, outcome: str) -> None:
+        name = op.disk.host.name
+        machine = self.machines[name]
+        if not machine.ours or outcome != "ok":
+            return
+        place = place_of(op.offset)
+        key = (name, machine.boots, place.resource)
+        if op.kind == "W":
+            if place.kind == "block" and (view := self._views.get(key)) is not None:
+                view.block_written_at = op.submitted_at
+                view.covered.clear()
+                view.block_written_at = self.ledger.now()
+            return
+        if place.kind == "delta":
+            self._own_read[name, machine.boots] = True
+            return
+        view = self._views.setdefault(key, OwnView())
+        first = op.offset % MIB_OF // SECTOR
+        if first == 0 and op.target is not None:
+            raw = op.target.view if not isinstance(op.target, bytearray) else op.target
+            view.seen_lver = max(view.seen_lver, decode_leader(raw).lver)
+        if view.block_written_at >= 0 and op.submitted_at >= view.block_written_at:
+            view.covered.update(range(max(1, first - 1), first - 1 + op.length // SECTOR))
+
+    def landed(self, op: Op, before: bytes) -> None:
+        place = place_of(op.offset)
+        if place.kind == "delta":
+            self._delta_landed(op, decode_leader(before), decode_leader(op.data), place)
+        elif place.kind == "leader":
+            self._leader_landed(op, decode_leader(before), decode_leader(op.data), place)
+
+    # --- delta records
+
+    def _delta_submitted(self, op: Op, machine: Machine, place: Place) -> None:
+        record = decode_leader(op.data)
+        if record.timestamp > machine.clock.now():
+            raise self.ledger.violation(f"rule 1: {machine.name} wrote a timestamp of the future: {record.timestamp}")
+        incarnation = self.ledger.incarnations.get((place.host_id, record.owner_generation))
+        if not machine.ours:
+            return
+        if record.timestamp and incarnation is not None:
+            if not self._own_read.pop((machine.name, machine.boots), False):
+                raise self.ledger.violation(f"rule 3: {machine.name} renewed without reading its record")
+        if record.timestamp == 0 and incarnation is not None:
+            if self.ledger.is_acting(incarnation):
+                raise self.ledger.violation(f"rule 16: {machine.name} frees its host id while a process can act")
+            if any(w is not op and w.offset >= MIB_OF for w in op.disk.writes_outstanding()):
+                raise self.ledger.violation(f"rule 16: {machine.name} frees its host id with lease writes outstanding")
+
+    def _delta_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
+        name = op.disk.host.name
+        ledger = self.ledger
+        if new.owner_generation != old.owner_generation and old.owner_generation:
+            key = (place.host_id, old.owner_generation)
+            incarnation = ledger.incarnations.get(key)
+            if incarnation is None:
+                return
+            if incarnation.host == name:
+                if ledger.is_acting(incarnation):
+                    raise self.ledger.violation(f"{name} took its host id again while processes of generation {key[1]} act")
+                incarnation.over = incarnation.over or "back again"
+            elif old.timestamp:
+                ledger.must_be_over(*key, f"host id {place.host_id}")
+                ledger.counts.add("host ids taken over")
+        elif new.timestamp == 0:
+            incarnation = ledger.incarnations.get((place.host_id, new.owner_generation))
+            if incarnation is not None and not incarnation.over:
+                incarnation.over = "left"
+                ledger.counts.add("leaves")
+
+    # --- resources
+
+    def _lease_submitted(self, op: Op, machine: Machine, place: Place) -> None:
+        incarnation = machine.incarnation
+        now = self.ledger.now()
+        if incarnation is None or incarnation.boot != machine.boots:
+            raise self.ledger.violation(f"rule 15: {machine.name} writes {place.kind} of {place.resource} without a lockspace")
+        if now >= incarnation.fail_at or incarnation.failed:
+            raise self.ledger.violation(
+                f"rule 15: {machine.name} writes {place.kind} of {place.resource} at {now:.3f}, "
+                f"its lockspace was lost at {incarnation.fail_at:.3f}"
+            )
+        view = self._views.setdefault((machine.name, machine.boots, place.resource), OwnView())
+        if place.kind == "block":
+            self._block_submitted(op, machine, place, view, incarnation.host_id)
+        else:
+            self._leader_submitted(op, machine, place, view, incarnation.host_id, incarnation.generation)
+
+    def _block_submitted(self, op: Op, machine: Machine, place: Place, view: OwnView, own_id: int) -> None:
+        block = decode_host_block(op.data)[0]
+        on_disk = decode_host_block(self.storage.peek(op.offset, SECTOR))[0]
+        if place.host_id != own_id:
+            # Rule 13: only the mark of a shared holder that is over may be taken away, nothing else.
+            if block != on_disk._replace(mode_flags=0, mode_generation=0) and on_disk.shared:
+                raise self.ledger.violation(f"rule 13: {machine.name} changed the ballot state of host {place.host_id}")
+            self.ledger.must_be_over(place.host_id, on_disk.mode_generation, f"shared mark on {place.resource}")
+            self.ledger.counts.add("dead shared marks cleared")
+            return
+        view.block_written_at = -1.0
+        view.covered.clear()
+        view.last_block = block
+        if block.mbal == 0:
+            raise self.ledger.violation(f"rule 7: {machine.name} erased its block of {place.resource}")
+        if block.mbal % MAX_HOSTS != own_id % MAX_HOSTS:
+            raise self.ledger.violation(f"rule 7: {machine.name} used ballot number {block.mbal}, its host id is {own_id}")
+        if block.lver == on_disk.lver:
+            if block.mbal < on_disk.mbal:
+                raise self.ledger.violation(
+                    f"rule 7: {machine.name} lowered its ballot on {place.resource} from {on_disk.mbal} to {block.mbal}"
+                )
+            if on_disk.bal and not block.bal and on_disk.mbal == block.mbal:
+                raise self.ledger.violation(f"rule 7: {machine.name} withdrew its accepted value on {place.resource}")
+
+    def _leader_submitted(
+        self, op: Op, machine: Machine, place: Place, view: OwnView, own_id: int, generation: int
+    ) -> None:
+        leader = decode_leader(op.data)
+        what = f"{machine.name} on {place.resource} lver {leader.lver}"
+        own_offset = op.offset + (own_id + 1) * SECTOR
+        block = decode_host_block(self.storage.peek(own_offset, SECTOR))[0]
+        if leader.timestamp == 0:
+            if not block.released and not block.shared:
+                raise self.ledger.violation(f"rules 9, 11: {what}: leader freed before RELEASED or SHARED is on disk")
+            return
+        mine = view.last_block
+        if view.seen_lver >= leader.lver:
+            raise self.ledger.violation(f"rule 8a: {what}: commit although version {view.seen_lver} was seen")
+        if mine is None or mine.lver != leader.lver or not mine.bal or view.block_written_at < 0:
+            raise self.ledger.violation(f"rule 6: {what}: commit without a completed phase 2")
+        if mine[2:5] != (leader.owner_id, leader.owner_generation, leader.timestamp):
+            raise self.ledger.violation(f"rule 6: {what}: commit of another value than the proposed one")
+        missing = set(range(1, self.num_hosts + 1)) - view.covered
+        if missing:
+            raise self.ledger.violation(f"rule 6: {what}: commit without reading the blocks of hosts {sorted(missing)}")
+
+    def _leader_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
+        ledger = self.ledger
+        machine = self.machines[op.disk.host.name]
+        same_owner = (old.owner_id, old.owner_generation) == (new.owner_id, new.owner_generation)
+        what = (
+            f"{place.resource}: {machine.name} replaced lver {old.lver} owner {old.owner_id}/{old.owner_generation} "
+            f"by lver {new.lver} owner {new.owner_id}/{new.owner_generation}"
+        )
+        if new.lver < old.lver or (new.lver == old.lver and not same_owner):
+            if machine.ours:
+                raise self.ledger.violation(f"the leader went back: {what}")
+            if new.lver == old.lver and self.attributes_to_originals:
+                ledger.spoiled.setdefault(place.resource, what)
+                ledger.trace(machine.name, f"SPOILED {what}")
+            ledger.counts.add("leaders put back by originals")
+            return
+        if new.lver > old.lver:
+            ledger.counts.add("lease versions decided")
+            if new.owner_id != new.write_id:
+                ledger.counts.add("commits for another host")
+            if old.timestamp and not same_owner:
+                block_at = op.offset + (old.owner_id + 1) * SECTOR
+                block = decode_host_block(self.storage.peek(block_at, SECTOR))[0]
+                if not block.released and block.lver <= old.lver:
+                    ledger.must_be_over(old.owner_id, old.owner_generation, f"{place.resource} lver {old.lver}")
+                    ledger.counts.add("leases taken from dead hosts")

@@ -72,7 +72,12 @@ class Daemon:
         while True:
             kind = OurMember if self.machine.ours else OriginalMember
             self._member = kind(
-                self.machine, self.host_id, self.host_name, self.io, self.num_hosts, random.Random(self.rng.random())
+                self.machine,
+                self.host_id,
+                self.host_name,
+                self.io,
+                self.num_hosts,
+                random.Random(self.rng.random()),
             )
             try:
                 expiry = await self._member.join()

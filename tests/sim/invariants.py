@@ -66,6 +66,8 @@ class Invariants:
         """False where originals are to be convicted."""
         self._views: dict[tuple[str, int, str], OwnView] = {}
         self._own_read: dict[tuple[str, int], bool] = {}
+        self._released: dict[tuple[str, int], int] = {}
+        """(resource, host id) -> largest version for which its block ever said RELEASED."""
 
     # --- DiskWatcher
 
@@ -109,13 +111,20 @@ class Invariants:
             self._delta_landed(op, decode_leader(before), decode_leader(op.data), place)
         elif place.kind == "leader":
             self._leader_landed(op, decode_leader(before), decode_leader(op.data), place)
+        elif place.kind == "block":
+            block = decode_host_block(op.data)[0]
+            if block.released:
+                key = (place.resource, place.host_id)
+                self._released[key] = max(block.lver, self._released.get(key, 0))
 
     # --- delta records
 
     def _delta_submitted(self, op: Op, machine: Machine, place: Place) -> None:
         record = decode_leader(op.data)
         if record.timestamp > machine.clock.now():
-            raise self.ledger.violation(f"rule 1: {machine.name} wrote a timestamp of the future: {record.timestamp}")
+            raise self.ledger.violation(
+                f"rule 1: {machine.name} wrote a timestamp of the future: {record.timestamp}"
+            )
         incarnation = self.ledger.incarnations.get((place.host_id, record.owner_generation))
         if not machine.ours:
             return
@@ -126,7 +135,9 @@ class Invariants:
             if self.ledger.is_acting(incarnation):
                 raise self.ledger.violation(f"rule 16: {machine.name} frees its host id while a process can act")
             if any(w is not op and w.offset >= MIB_OF for w in op.disk.writes_outstanding()):
-                raise self.ledger.violation(f"rule 16: {machine.name} frees its host id with lease writes outstanding")
+                raise self.ledger.violation(
+                    f"rule 16: {machine.name} frees its host id with lease writes outstanding"
+                )
 
     def _delta_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
         name = op.disk.host.name
@@ -138,7 +149,9 @@ class Invariants:
                 return
             if incarnation.host == name:
                 if ledger.is_acting(incarnation):
-                    raise self.ledger.violation(f"{name} took its host id again while processes of generation {key[1]} act")
+                    raise self.ledger.violation(
+                        f"{name} took its host id again while processes of generation {key[1]} act"
+                    )
                 incarnation.over = incarnation.over or "back again"
             elif old.timestamp:
                 ledger.must_be_over(*key, f"host id {place.host_id}")
@@ -155,7 +168,9 @@ class Invariants:
         incarnation = machine.incarnation
         now = self.ledger.now()
         if incarnation is None or incarnation.boot != machine.boots:
-            raise self.ledger.violation(f"rule 15: {machine.name} writes {place.kind} of {place.resource} without a lockspace")
+            raise self.ledger.violation(
+                f"rule 15: {machine.name} writes {place.kind} of {place.resource} without a lockspace"
+            )
         if now >= incarnation.fail_at or incarnation.failed:
             raise self.ledger.violation(
                 f"rule 15: {machine.name} writes {place.kind} of {place.resource} at {now:.3f}, "
@@ -173,7 +188,9 @@ class Invariants:
         if place.host_id != own_id:
             # Rule 13: only the mark of a shared holder that is over may be taken away, nothing else.
             if block != on_disk._replace(mode_flags=0, mode_generation=0) and on_disk.shared:
-                raise self.ledger.violation(f"rule 13: {machine.name} changed the ballot state of host {place.host_id}")
+                raise self.ledger.violation(
+                    f"rule 13: {machine.name} changed the ballot state of host {place.host_id}"
+                )
             self.ledger.must_be_over(place.host_id, on_disk.mode_generation, f"shared mark on {place.resource}")
             self.ledger.counts.add("dead shared marks cleared")
             return
@@ -183,14 +200,18 @@ class Invariants:
         if block.mbal == 0:
             raise self.ledger.violation(f"rule 7: {machine.name} erased its block of {place.resource}")
         if block.mbal % MAX_HOSTS != own_id % MAX_HOSTS:
-            raise self.ledger.violation(f"rule 7: {machine.name} used ballot number {block.mbal}, its host id is {own_id}")
+            raise self.ledger.violation(
+                f"rule 7: {machine.name} used ballot number {block.mbal}, its host id is {own_id}"
+            )
         if block.lver == on_disk.lver:
             if block.mbal < on_disk.mbal:
                 raise self.ledger.violation(
                     f"rule 7: {machine.name} lowered its ballot on {place.resource} from {on_disk.mbal} to {block.mbal}"
                 )
             if on_disk.bal and not block.bal and on_disk.mbal == block.mbal:
-                raise self.ledger.violation(f"rule 7: {machine.name} withdrew its accepted value on {place.resource}")
+                raise self.ledger.violation(
+                    f"rule 7: {machine.name} withdrew its accepted value on {place.resource}"
+                )
 
     def _leader_submitted(
         self, op: Op, machine: Machine, place: Place, view: OwnView, own_id: int, generation: int
@@ -201,7 +222,9 @@ class Invariants:
         block = decode_host_block(self.storage.peek(own_offset, SECTOR))[0]
         if leader.timestamp == 0:
             if not block.released and not block.shared:
-                raise self.ledger.violation(f"rules 9, 11: {what}: leader freed before RELEASED or SHARED is on disk")
+                raise self.ledger.violation(
+                    f"rules 9, 11: {what}: leader freed before RELEASED or SHARED is on disk"
+                )
             return
         mine = view.last_block
         if view.seen_lver >= leader.lver:
@@ -212,7 +235,9 @@ class Invariants:
             raise self.ledger.violation(f"rule 6: {what}: commit of another value than the proposed one")
         missing = set(range(1, self.num_hosts + 1)) - view.covered
         if missing:
-            raise self.ledger.violation(f"rule 6: {what}: commit without reading the blocks of hosts {sorted(missing)}")
+            raise self.ledger.violation(
+                f"rule 6: {what}: commit without reading the blocks of hosts {sorted(missing)}"
+            )
 
     def _leader_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
         ledger = self.ledger
@@ -235,8 +260,6 @@ class Invariants:
             if new.owner_id != new.write_id:
                 ledger.counts.add("commits for another host")
             if old.timestamp and not same_owner:
-                block_at = op.offset + (old.owner_id + 1) * SECTOR
-                block = decode_host_block(self.storage.peek(block_at, SECTOR))[0]
-                if not block.released and block.lver <= old.lver:
+                if self._released.get((place.resource, old.owner_id), 0) < old.lver:
                     ledger.must_be_over(old.owner_id, old.owner_generation, f"{place.resource} lver {old.lver}")
                     ledger.counts.add("leases taken from dead hosts")

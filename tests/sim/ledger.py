@@ -90,9 +90,7 @@ class Ledger:
     def grant(self, incarnation: Incarnation, resource: str, shared: bool, lver: int) -> Process:
         """The daemon told its client that it holds the lease: from now on it can act."""
         process = Process(incarnation, resource, shared, lver, self.now())
-        self.trace(
-            incarnation.host, f"GRANTED {resource} {'shared' if shared else 'exclusive'} lver {lver}"
-        )
+        self.trace(incarnation.host, f"GRANTED {resource} {'shared' if shared else 'exclusive'} lver {lver}")
         self.counts.add("grants shared" if shared else "grants exclusive")
         others = self.acting.setdefault(resource, [])
         for other in others:

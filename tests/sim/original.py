@@ -280,9 +280,7 @@ class OriginalResource:
             await self._write_block(HostBlock(), host_id)
         return False
 
-    async def _become_owner(
-        self, shared: bool, nowait: bool, keep_mode: bool = False
-    ) -> tuple[Leader, HostBlock]:
+    async def _become_owner(self, shared: bool, nowait: bool, keep_mode: bool = False) -> tuple[Leader, HostBlock]:
         self._last_leader: Leader | None = None
         self._shared_seen = set()
         while True:

@@ -178,7 +178,10 @@ def run_read_leader(directory: Path, name: str) -> str:
         path.write_bytes(build(name))
     option, what = LEADERS[name].split()
     done = subprocess.run(
-        ["sanlock", "direct", "read_leader", option, f"{what}:{path}:0"], capture_output=True, check=False, timeout=60
+        ["sanlock", "direct", "read_leader", option, f"{what}:{path}:0"],
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     return done.stdout.decode("utf-8", "surrogateescape")
 

@@ -49,6 +49,7 @@ from tests.sim.ledger import Ledger
 from tests.sim.machine import Machine
 
 MAX_HOSTS = 2000
+ANY_VERSION = 1 << 64
 
 
 @dataclass
@@ -128,11 +129,12 @@ class Invariants:
         elif place.kind == "block":
             block = decode_host_block(op.data)[0]
             self._clearing(op, decode_host_block(before)[0], block, place)
-            if block.released:
-                key = (place.resource, place.host_id)
-                # A wiped block (15 no. 4) says so for whatever version it hid.
-                lver = decode_host_block(before)[0].lver if block.wiped else block.lver
-                self._released[key] = max(lver, self._released.get(key, 0))
+            key = (place.resource, place.host_id)
+            if not self.machines[op.disk.host.name].ours:
+                # The original releases with the values in its memory, which may be of an older version, or zeros.
+                self._released[key] = ANY_VERSION if block.released else block.lver - 1
+            elif block.released:
+                self._released[key] = max(block.lver, self._released.get(key, 0))
 
     def _check_order(self, op: Op, place: Place) -> None:
         """Rule 12: a write must not land after a younger one of the same host to the same sector."""

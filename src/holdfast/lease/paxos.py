@@ -78,7 +78,10 @@ class Area:
             raise self.error(storage_code(error), str(error)) from error
         raw = sector[:LEADER_SIZE]
         leader = self.believe(raw)
-        if leader.sector_size != self.geometry.sector_size or leader.flags & LFL_ALIGN_MASK != self.geometry.align_flag:
+        if (
+            leader.sector_size != self.geometry.sector_size
+            or leader.flags & LFL_ALIGN_MASK != self.geometry.align_flag
+        ):
             self.geometry = from_record(leader.sector_size, leader.flags)
         if not leader.num_hosts <= leader.max_hosts <= self.geometry.max_hosts:
             raise self.error(

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
@@ -49,7 +48,6 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
-_UCRED: Final = struct.Struct("3i")
 
 
 class Call(NamedTuple):
@@ -369,10 +367,8 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
-        pid, _, _ = _UCRED.unpack(
-            call.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
-        self.clients.register(client, pid, Process(pid))
+        process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        self.clients.register(client, process.pid, process)
 
     def _restrict(self, call: Call) -> bytes:
         call.connection.client.restricted = call.header.cmd_flags

@@ -21,7 +21,7 @@ from holdfast.storage.engine import Engine, Request, set_result
 from holdfast.storage.errors import DeadlineError, StorageError
 from holdfast.storage.faults import Faults, FaultyEngine
 from holdfast.storage.inline import InlineEngine
-from holdfast.storage.opening import Opened, identify, open_storage
+from holdfast.storage.opening import Opened, identify, identify_from_cache, open_storage
 from holdfast.storage.threads import Job, Lane, ThreadPool
 
 MAX_OPEN_DEVICES: Final = 1024
@@ -148,8 +148,8 @@ class DeviceRegistry:
 
     async def _is_current(self, entry: _Entry, path: str, deadline: float, timeout_s: float) -> bool:
         """Whether `path` still names the storage that is open."""
-        if entry.device.engine == "inline":
-            return _identify(path) == entry.identity
+        if identify_from_cache(path) == entry.identity:
+            return True
         found = await self._call(path, lambda: _identify(path), deadline, timeout_s, _ignore)
         # The entry may have ended its lingering while we waited.
         return found == entry.identity and self._by_key.get(entry.key) is entry

@@ -26,8 +26,8 @@ from typing import Any, Final, cast
 
 from holdfast.storage.engine import Engine, Request
 
-MAX_OUTSTANDING: Final = 256
-"""Requests that one context holds at a time, timed-out ones included; beyond it EAGAIN."""
+MAX_OUTSTANDING: Final = 1024
+"""Requests that one context holds at a time, timed-out ones included; beyond it EAGAIN. Several devices' share."""
 
 _CALLS: Final = {
     # machine: io_setup, io_destroy, io_getevents, io_submit

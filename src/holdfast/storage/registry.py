@@ -137,7 +137,9 @@ class DeviceRegistry:
 
     def release(self, device: Device) -> None:
         """One user less. After the last one it stays open for `linger_s`, in case the next comes soon."""
-        entry = self._entries[device]
+        entry = self._entries.get(device)
+        if entry is None:
+            return  # everything was closed meanwhile
         entry.users -= 1
         if entry.users:
             return
@@ -214,8 +216,9 @@ class DeviceRegistry:
         if self._aio is None and not self._aio_is_missing:
             try:
                 self._aio = AioEngine(self._loop)
-            except OSError:
-                self._aio_is_missing = True  # no AIO in this kernel, or its limit is used up: threads do it all
+            except OSError as error:
+                self._aio_is_missing = True
+                _log.warning("no Linux AIO, threads do it all, which is slower: %s", error)
         return self._aio
 
     def _forget(self, entry: _Entry) -> None:

@@ -21,6 +21,7 @@ from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
 from holdfast.lease.errors import Code, LeaseError, storage_code
 from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_ALIGN_MASK, LFL_SHORT_HOLD, Geometry, from_record
+from holdfast.lease.known import KnownArea
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.records import (
     HOST_BLOCK_SIZE,
@@ -59,7 +60,10 @@ class Area:
     geometry: Geometry
     own_block: HostBlock = field(default_factory=HostBlock)
     """What the last write to our own block contained, whether it is known to have arrived or not."""
-    _known_blocks: dict[int, tuple[bytes, HostBlock]] = field(default_factory=dict)
+    known: KnownArea = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = self.space.known.get(self.target.disk.path, self.target.offset, self.target.name)
 
     @property
     def timeout_s(self) -> float:
@@ -91,10 +95,15 @@ class Area:
 
     def believe(self, raw: bytes) -> Leader:
         """The verification of spec 8.1."""
+        known = self.known.leader
+        if known is not None and known[0] == raw:
+            return known[1]
         try:
-            return verify_leader(raw, self.space.name, self.target.name, self.space.host_id)
+            leader = verify_leader(raw, self.space.name, self.target.name, self.space.host_id)
         except LeaseError as error:
             raise self.error(error.code, f"{self.target.disk.path}:{self.target.offset}: {error.detail}") from None
+        self.known.leader = raw, leader
+        return leader
 
     async def read_block(self, host_id: int) -> HostBlock:
         """Verified read of one host's block. LeaseError DBLOCK_CHECKSUM and storage codes."""
@@ -103,13 +112,18 @@ class Area:
             sector = await self.target.disk.read(offset, self.geometry.sector_size, self.timeout_s)
         except StorageError as error:
             raise self.error(storage_code(error), str(error)) from error
-        return self._verified_block(host_id, sector)
+        return self._verified_block(host_id, sector[:HOST_BLOCK_SIZE])
 
-    def _verified_block(self, host_id: int, sector: bytes | memoryview) -> HostBlock:
+    def _verified_block(self, host_id: int, raw: bytes) -> HostBlock:
+        known = self.known.blocks.get(host_id)
+        if known is not None and known[0] == raw:
+            return known[1]
         try:
-            return verify_host_block(sector)
+            block = verify_host_block(raw)
         except LeaseError as error:
             raise self.error(error.code, f"host {host_id}: {error.detail}") from None
+        self.known.remember_block(host_id, raw, block)
+        return block
 
     async def read_all(self, num_hosts: int) -> tuple[bytes, dict[int, HostBlock]]:
         """One read of the leader's 200 bytes and all used host blocks 1…num_hosts (rule 6: all of them).
@@ -119,7 +133,6 @@ class Area:
         size = self.geometry.sector_size
         block_size = self.target.disk.block_size
         length = ((FIRST_HOST_SECTOR + num_hosts) * size + block_size - 1) // block_size * block_size
-        known = self._known_blocks
         blocks: dict[int, HostBlock] = {}
         with POOL.borrow(length) as buffer:
             await self.target.disk.read_into(buffer, self.target.offset, length, self.timeout_s)
@@ -128,11 +141,7 @@ class Area:
             for index in used_sectors(buffer, size, FIRST_HOST_SECTOR, num_hosts):
                 host_id = index - FIRST_HOST_SECTOR + 1
                 raw = bytes(view[index * size : index * size + HOST_BLOCK_SIZE])
-                seen = known.get(host_id)
-                if seen is None or seen[0] != raw:
-                    # Most blocks are as they were in the reading before: verified already.
-                    seen = known[host_id] = (raw, self._verified_block(host_id, raw))
-                blocks[host_id] = seen[1]
+                blocks[host_id] = self._verified_block(host_id, raw)
         return leader, blocks
 
     async def settle_own_block(self) -> None:
@@ -147,6 +156,8 @@ class Area:
     async def write_leader(self, leader: Leader) -> bytes:
         """Write the leader sector; returns the 200 bytes. StorageError is passed on."""
         raw = leader.encode()
+        if leader.resource_name == self.target.name:  # else verification would refuse it when it is read back
+            self.known.leader = raw, leader
         await self._write(0, raw)
         return raw
 
@@ -158,7 +169,9 @@ class Area:
 
     async def write_block(self, host_id: int, block: HostBlock) -> None:
         """Write any host's block; a foreign one only under rule 13. StorageError is passed on."""
-        await self._write(self.geometry.host_sector_offset(host_id), block.encode())
+        raw = block.encode()
+        self.known.remember_block(host_id, raw, block)
+        await self._write(self.geometry.host_sector_offset(host_id), raw)
 
     async def _write(self, offset: int, record: bytes) -> None:
         await self.target.disk.write(

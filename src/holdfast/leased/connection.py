@@ -128,7 +128,12 @@ class Connection:
             self._daemon.connection_lost(self)
             return
         self._in += data
-        self._process()
+        try:
+            self._process()
+        except Exception:
+            # A mistake of ours in taking one client's bytes apart: that client alone pays for it.
+            log.exception("client %d fd %d: unexpected error, closed", self.client.ci, self.client.fd)
+            self._daemon.connection_lost(self)
 
     def _process(self) -> None:
         """Serve what is complete, in order, until a command suspends or bytes are missing."""

@@ -102,6 +102,7 @@ class LeaseDaemon:
         """Serve until shutdown (spec 12). The listener is bound; it is closed here."""
         self._loop = asyncio.get_running_loop()
         self._exit = asyncio.Event()
+        self._loop.set_exception_handler(self._on_loop_error)
         self.alarm = Alarm()
         self._listener = listener
         self.reserved_slots[1].fd = listener.fileno()
@@ -121,8 +122,22 @@ class LeaseDaemon:
             self._close_everything()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Background work of the daemon; an error that it lets out ends the daemon."""
+        """Background work on one lease; its errors end that work only."""
+
+        async def contained() -> None:
+            try:
+                await coroutine
+            except Exception:
+                log.exception("%s failed unexpectedly", name)
+
+        self._tasks.create_task(contained(), name=name)
+
+    def spawn_vital(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Work without which no lockspace is watched: an error that it lets out ends the daemon."""
         self._tasks.create_task(coroutine, name=name)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.error("%s", context.get("message"), exc_info=context.get("exception"))
 
     def _watch_parent(self, pid: int) -> None:
         """An embedded daemon leaves with the program that started it, killing what still holds a lease."""
@@ -303,6 +318,8 @@ class LeaseDaemon:
             reply = self._answer(verdict, call)
             if reply is not None:
                 connection.reply(reply, close=verdict.close_after_reply)
+            elif verdict.close_after_reply and not client.registered:
+                self.connection_lost(connection)
             return
         connection.suspend()
         waiting = step(self._run(verdict, call))

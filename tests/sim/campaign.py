@@ -101,7 +101,9 @@ def replay(seed: int, forced: Mode | None, kind: str | None) -> int:
     return 1 if outcome.violations else 0
 
 
-def _chunks(first: int, count: int, forced: Mode | None, kind: str | None) -> list[tuple[range, Mode | None, str | None]]:
+def _chunks(
+    first: int, count: int, forced: Mode | None, kind: str | None
+) -> list[tuple[range, Mode | None, str | None]]:
     last = first + count
     return [(range(start, min(start + CHUNK, last)), forced, kind) for start in range(first, last, CHUNK)]
 
@@ -131,12 +133,14 @@ class Progress:
         left = (self.total - done) * self.elapsed_s / done
         if self.limit is not None:
             left = min(left, self.limit - now)
-        print(f"{done}/{self.total} seeds, {violations} violations, about {left:.0f} s left", file=sys.stderr, flush=True)
+        print(
+            f"{done}/{self.total} seeds, {violations} violations, about {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def _results(
-    work: Sequence[tuple[range, Mode | None, str | None]], jobs: int
-) -> Iterator[list[SeedResult]]:
+def _results(work: Sequence[tuple[range, Mode | None, str | None]], jobs: int) -> Iterator[list[SeedResult]]:
     if jobs == 1:
         yield from map(_run_chunk, work)
         return
@@ -191,7 +195,9 @@ def _show(result: SeedResult, forced: Mode | None, kind: str | None, number: int
 
 
 def _summary(done: int, elapsed_s: float, totals: Counts, found: list[SeedResult]) -> None:
-    print(f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), {len(found)} with violations")
+    print(
+        f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), {len(found)} with violations"
+    )
     width = max((len(name) for name in totals.numbers), default=0)
     for name in sorted(totals.numbers):
         print(f"  {name:<{width}} {totals.numbers[name]:>10}")

@@ -68,7 +68,9 @@ class Ledger:
         self.incarnations: dict[tuple[int, int], Incarnation] = {}
         self.acting: dict[str, list[Process]] = {}
         self.spoiled: dict[str, str] = {}
-        """Resources whose leader an *original* overwrote with another owner of the same version: see `invariants`."""
+        """Resources that an *original* damaged in a way that no other host can prevent: see `invariants`."""
+        self.put_back: set[str] = set()
+        """Resources whose leader went back through an original's late commit: versions may repeat."""
         self._highest: dict[str, int] = {}
         self.violations: list[str] = []
         self.on_violation: Callable[[], None] = lambda: None
@@ -90,16 +92,14 @@ class Ledger:
     def grant(self, incarnation: Incarnation, resource: str, shared: bool, lver: int) -> Process:
         """The daemon told its client that it holds the lease: from now on it can act."""
         process = Process(incarnation, resource, shared, lver, self.now())
-        self.trace(
-            incarnation.host, f"GRANTED {resource} {'shared' if shared else 'exclusive'} lver {lver}"
-        )
+        self.trace(incarnation.host, f"GRANTED {resource} {'shared' if shared else 'exclusive'} lver {lver}")
         self.counts.add("grants shared" if shared else "grants exclusive")
         others = self.acting.setdefault(resource, [])
         for other in others:
             if not (shared and other.shared):
                 self._conflict(process, other)
         # The fencing token: it must not go back from grant to grant, or a stale owner could pass for the current one.
-        if resource not in self.spoiled:
+        if resource not in self.spoiled and resource not in self.put_back:
             highest = self._highest.get(resource, 0)
             if lver <= highest and not shared:
                 raise self.violation(
@@ -138,16 +138,27 @@ class Ledger:
     def is_acting(self, incarnation: Incarnation) -> bool:
         return any(p.incarnation is incarnation for acting in self.acting.values() for p in acting)
 
-    def must_be_over(self, host_id: int, generation: int, what: str) -> None:
+    def must_be_over(self, host_id: int, generation: int, what: str, resource: str = "") -> None:
         """Somebody takes what this incarnation held: nothing of it may be left, and its deadline has passed."""
         incarnation = self.incarnations.get((host_id, generation))
         if incarnation is None or incarnation.over:
             return
-        if self.now() < incarnation.promise:
+        if self.now() < incarnation.promise and resource not in self.spoiled:
             raise self.violation(
                 f"{what} taken from {incarnation.host} (id {host_id} generation {generation}) at {self.now():.3f}, "
                 f"before its reset deadline {incarnation.promise:.3f}"
             )
+
+    def is_over(self, host_id: int, generation: int) -> bool:
+        """Whether nothing of that incarnation can act, and its deadline has passed."""
+        incarnation = self.incarnations.get((host_id, generation))
+        return incarnation is None or bool(incarnation.over) or self.now() >= incarnation.promise
+
+    def spoil(self, host: str, resource: str, why: str) -> None:
+        """An original did it; what follows on this resource is not held against anybody."""
+        if resource not in self.spoiled:
+            self.spoiled[resource] = why
+            self.trace(host, f"SPOILS {resource}: {why}")
 
     def _conflict(self, process: Process, other: Process) -> None:
         if process.resource in self.spoiled:

@@ -61,7 +61,9 @@ class Machine:
         self.boots += 1
         self.power = SimHost(self.loop, self.name)
         # The clock starts somewhere, as CLOCK_BOOTTIME of machines with different uptimes does.
-        self.clock = SimClock(self.power, self.rng.uniform(1.0, 5000.0) - self.loop.time() * (self._rate - 1), self._rate)
+        self.clock = SimClock(
+            self.power, self.rng.uniform(1.0, 5000.0) - self.loop.time() * (self._rate - 1), self._rate
+        )
         self.disk = self.storage.attach(self.power, self.weather, keeps_rule_12=self.ours)
         self.down = self.loop.create_future()
         self._expiry = None

@@ -280,9 +280,7 @@ class OriginalResource:
             await self._write_block(HostBlock(), host_id)
         return False
 
-    async def _become_owner(
-        self, shared: bool, nowait: bool, keep_mode: bool = False
-    ) -> tuple[Leader, HostBlock]:
+    async def _become_owner(self, shared: bool, nowait: bool, keep_mode: bool = False) -> tuple[Leader, HostBlock]:
         self._last_leader: Leader | None = None
         self._shared_seen = set()
         while True:
@@ -381,9 +379,9 @@ class OriginalResource:
                     value = chosen[2:5] if chosen.bal else (space.host_id, space.generation, space.now())
                     block = block._replace(bal=mbal, inp=value[0], inp2=value[1], inp3=value[2])
                     if await self._phase(leader, block, collect=False) is not None:
-                        return await self._commit(leader, block, shared), block
+                        return await self._commit(leader, block, shared, keep_mode), block
             except LeaseError as error:
-                if error.code in (-210, -211) and block.bal:
+                if error.code in (-210, -211) and block.bal and not keep_mode:
                     await self._retract()
                 raise
             await space.clock.sleep(space.rng.random())
@@ -414,7 +412,7 @@ class OriginalResource:
                 best = other
         return best
 
-    async def _commit(self, leader: Leader, block: HostBlock, shared: bool) -> Leader:
+    async def _commit(self, leader: Leader, block: HostBlock, shared: bool, keep_mode: bool) -> Leader:
         space = self.space
         mine = block.inp == space.host_id  # 15 no. 7: the generation is not compared
         flags = leader.flags
@@ -433,7 +431,8 @@ class OriginalResource:
         try:
             new = await self._write_leader(new)
         except StorageError as error:
-            await self._retract()
+            if not keep_mode:  # A failed conversion keeps the shared mark (9.3).
+                await self._retract()
             raise LeaseError(storage_code(error)) from error
         self._last_leader = new
         if not mine:

@@ -69,9 +69,7 @@ class Scenario:
     dead_s: float = field(default=0.0)
 
     def describe(self) -> str:
-        hosts = ", ".join(
-            f"{h.name}=id {h.host_id}{'' if h.ours else ' original'} io {h.io}" for h in self.hosts
-        )
+        hosts = ", ".join(f"{h.name}=id {h.host_id}{'' if h.ours else ' original'} io {h.io}" for h in self.hosts)
         return f"{self.kind}: {hosts}; W {self.fire}, {self.resources} resources, {self.duration_s:g} s"
 
 

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.vectors.disk_vectors import image, names
+
 from holdfast.lease.format import delta_record
 from holdfast.lease.geometry import MIB, SMALL
 from holdfast.lease.records import HostBlock, Request, decode_leader, encode_bitmap
-from tests.vectors.disk_vectors import image, names
 
 GOLDEN = Path(__file__).parent / "dump_golden.json"
 
@@ -178,7 +179,10 @@ def run_read_leader(directory: Path, name: str) -> str:
         path.write_bytes(build(name))
     option, what = LEADERS[name].split()
     done = subprocess.run(
-        ["sanlock", "direct", "read_leader", option, f"{what}:{path}:0"], capture_output=True, check=False, timeout=60
+        ["sanlock", "direct", "read_leader", option, f"{what}:{path}:0"],
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     return done.stdout.decode("utf-8", "surrogateescape")
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
 from holdfast.lease.errors import Code, LeaseError, storage_code
-from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_SHORT_HOLD, Geometry, from_record
+from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_ALIGN_MASK, LFL_SHORT_HOLD, Geometry, from_record
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.records import (
     HOST_BLOCK_SIZE,
@@ -78,7 +78,10 @@ class Area:
             raise self.error(storage_code(error), str(error)) from error
         raw = sector[:LEADER_SIZE]
         leader = self.believe(raw)
-        if leader.sector_size != self.geometry.sector_size or leader.flags & self.geometry.align_flag == 0:
+        if (
+            leader.sector_size != self.geometry.sector_size
+            or leader.flags & LFL_ALIGN_MASK != self.geometry.align_flag
+        ):
             self.geometry = from_record(leader.sector_size, leader.flags)
         if not leader.num_hosts <= leader.max_hosts <= self.geometry.max_hosts:
             raise self.error(
@@ -227,7 +230,6 @@ class Ballot:
         self._mode_flags = MBLOCK_SHARED if keep_shared else 0
         self._mode_generation = self.space.generation if keep_shared else 0
         self.sharers: dict[int, HostBlock] = {}
-        self._owner_block: HostBlock | None = None
         if self.next > _U64:
             raise area.error(Code.LEADER_CHECKSUM, "lease version has no successor")
 
@@ -333,10 +335,9 @@ class Ballot:
         now = max(1, int(self.space.clock.now()))
         value = (accepted.inp, accepted.inp2, accepted.inp3) if accepted else (*self._own_value, now)
         await self._write_own(self.area.own_block._replace(bal=number, inp=value[0], inp2=value[1], inp3=value[2]))
-        blocks, decided = await self._phase_read(number)  # Rule 6 again, and rule 8a for the leader in it.
+        _, decided = await self._phase_read(number)  # Rule 6 again, and rule 8a for the leader in it.
         if decided is not None:
             return decided
-        self._owner_block = blocks.get(value[0])
         return await self._commit(value)
 
     @property
@@ -372,27 +373,27 @@ class Ballot:
         candidates = [b for b in blocks.values() if b.lver == self.next and b.inp and b.bal]
         return max(candidates, key=lambda b: b.bal, default=None)
 
-    def _may_commit_for(self, owner_id: int, generation: int) -> bool:
-        """Whether we write the leader for the owner of the chosen value.
+    async def _before_helping(self, owner_id: int, generation: int) -> None:
+        """Whether we write the leader for another owner of the chosen value: only if that owner is gone.
 
-        A live owner does it itself when it sees our larger ballot. Our write could be slow, and arrive when that
-        owner has released and the next version is decided already: it would put the leader back. An owner that gave
-        its attempt up (RELEASED, after its own leader write ended) or is gone cannot: somebody has to.
+        A live owner does it itself: it sees our larger ballot and tries again, or finishes in `retract`. Our
+        write could be slow, and arrive when that owner has released and the next version is decided already: it
+        would put the leader back. For the same reason the last look at the leader is as late as possible.
         """
-        if owner_id == self.space.host_id:
-            return True  # Ourselves, or an earlier life that is over.
-        owner = self._owner_block
-        if owner is not None and owner.lver == self.next and owner.released:
-            return True
-        return not self.space.hosts.alive(owner_id, generation, self.space.clock.now())
+        space = self.space
+        # An earlier life of our own host id is over.
+        if owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now()):
+            raise self.area.error(
+                Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
+            )
+        if await self._check_leader() is not None:
+            raise StartAgain
 
     async def _commit(self, value: tuple[int, int, int]) -> Decided:
         """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""
         owner_id, owner_generation, timestamp = value
-        if not self._may_commit_for(owner_id, owner_generation):
-            raise self.area.error(
-                Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
-            )
+        if (owner_id, owner_generation) != self._own_value:
+            await self._before_helping(owner_id, owner_generation)
         flags = self.leader.flags
         if owner_id == self.space.host_id:
             flags = flags | LFL_SHORT_HOLD if self.short_hold else flags & ~LFL_SHORT_HOLD

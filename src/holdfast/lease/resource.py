@@ -299,7 +299,7 @@ async def release(lease: Lease, new_name: str | None = None) -> None:
     if lease.shared:
         await _write_own_block(lease, _released(lease.area.own_block))
         if lease.leader_unclear:
-            await _free_if_ours(lease.area, lease.lver)
+            await _finish(lease.area, lease.lver)
         lease.step = _Step.DONE
         return
     if lease.step is _Step.HELD:
@@ -350,35 +350,36 @@ async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
 
 
 async def retract(unclear: Unclear) -> None:
-    """Give up an attempt whose outcome is unknown (spec 8.7). LeaseError: call again later.
+    """Give up an attempt whose outcome is unknown (spec 8.7). LeaseError: call again later."""
+    await _finish(unclear.area, unclear.lver)
 
-    The own block gets RELEASED with the values last written, never zeros (rule 7), and only when no older
-    write of it is outstanding (rule 12, kept by the disk). If the leader shows our value, it is freed; if
-    another host commits it later, RELEASED tells everybody.
+
+async def _finish(area: Area, lver: int) -> None:
+    """See to it that version `lver`, for which our value may be accepted, is decided; give it back if it is ours.
+
+    Nobody else commits our value while we are alive (`Ballot`), so the instance would stay open for ever. RELEASED
+    alone, as the original writes it here, lets helpers commit it late. LeaseError: call again later.
     """
-    area = unclear.area
-    try:
-        # RELEASED invites others to the next version. Our own leader write of this one, still under way, would
-        # then put the leader back: it must have ended before.
-        await area.settle_leader()
-        await area.settle_own_block()
-        await area.write_own_block(_released(area.own_block))
-    except StorageError as error:
-        raise area.error(storage_code(error), str(error)) from error
-    await _free_if_ours(area, unclear.lver)
-
-
-async def _free_if_ours(area: Area, lver: int) -> None:
-    """Free the leader if it names this incarnation as owner of `lver` and was written by ourselves."""
     space = area.space
     try:
+        # Rule 12, and: no leader write of ours may arrive after the RELEASED that follows.
         await area.settle_leader()
+        await area.settle_own_block()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     raw, leader = await area.read_leader()
-    ours = (leader.owner_id, leader.owner_generation) == (space.host_id, space.generation)
-    if ours and leader.timestamp and leader.lver == lver:
-        await _free_leader(Lease(area, raw, leader, False, space.generation))
+    if leader.lver < lver:
+        try:
+            decided = await _own(area, AcquireOptions(owner_nowait=True), None)
+        except Unclear as unclear:
+            raise LeaseError(unclear.code, unclear.detail) from unclear
+        except LeaseError as error:
+            if error.code in (Code.ACQUIRE_OWNED, Code.ACQUIRE_OTHER):
+                return  # Another host's value was chosen: nothing of ours can be any more.
+            raise
+        raw, leader = decided.raw, decided.leader
+    if leader.timestamp and (leader.owner_id, leader.owner_generation) == (space.host_id, space.generation):
+        await release(Lease(area, raw, leader, False, space.generation))
 
 
 # -- convert -----------------------------------------------------------------------------------------------
@@ -420,6 +421,7 @@ async def _convert_to_exclusive(
     except Unclear as unclear:
         lease.leader = lease.leader._replace(lver=unclear.lver)
         lease.leader_unclear = True
+        await _decide_patiently(lease)
         raise LeaseError(unclear.code, unclear.detail) from unclear
     lease.raw, lease.leader = decided.raw, decided.leader
     lease.freeing = False
@@ -443,6 +445,22 @@ async def _convert_to_exclusive(
     lease.shared = False
     lease.leader_unclear = False
     lease.step = _Step.HELD
+
+
+async def _decide_patiently(lease: Lease) -> None:
+    """Like `_finish`, while staying shared; what stays undecided is left to the final release."""
+    for _ in range(timing.CONVERT_RELEASE_RETRIES):
+        await lease.space.clock.sleep(float(lease.space.io_timeout))
+        try:
+            decided = await _own(lease.area, AcquireOptions(owner_nowait=True), None, keep_shared=True)
+        except LeaseError as error:
+            if error.code in (Code.ACQUIRE_OWNED, Code.ACQUIRE_OTHER):
+                return
+            continue
+        lease.raw, lease.leader = decided.raw, decided.leader
+        lease.freeing = False
+        await _free_leader_patiently(lease)
+        return
 
 
 async def _mark_again_patiently(lease: Lease) -> bool:

@@ -158,6 +158,7 @@ class SimStorage:
         # campaign reads megabytes that nobody ever wrote, thousands of times.
         self._written: dict[int, dict[int, bytes]] = {}
         self._holds: list[Hold] = []
+        self._views = 0
         self.ops = 0
         """I/Os submitted so far."""
 
@@ -166,7 +167,8 @@ class SimStorage:
 
         `keeps_rule_12=False` is for hosts that model programs which overtake their own timed-out writes.
         """
-        return SimDisk(self, host, weather or Weather(), keeps_rule_12)
+        self._views += 1
+        return SimDisk(self, host, weather or Weather(), keeps_rule_12, self._views)
 
     def hold(self, matches: Callable[[Op], bool], count: int = 1) -> Hold:
         """From now on stop the first `count` I/Os that match. Their timeouts run on."""
@@ -312,7 +314,11 @@ class _PendingRead:
 class SimDisk:
     """One host's view of a `SimStorage`; a `holdfast.storage.disk.Disk`."""
 
-    def __init__(self, storage: SimStorage, host: SimHost, weather: Weather, keeps_rule_12: bool) -> None:
+    def __init__(
+        self, storage: SimStorage, host: SimHost, weather: Weather, keeps_rule_12: bool, number: int
+    ) -> None:
+        self.number = number
+        """Distinguishes the views of a storage, in the order of attaching."""
         self._keeps_rule_12 = keeps_rule_12
         self.storage = storage
         self.host = host

@@ -309,7 +309,8 @@ class Invariants:
             if new.owner_id != new.write_id:
                 ledger.counts.add("commits for another host")
             if old.timestamp and not same_owner:
-                if self._released.get((place.resource, old.owner_id), 0) < old.lver:
+                confused = place.resource in ledger.put_back and not machine.ours
+                if self._released.get((place.resource, old.owner_id), 0) < old.lver and not confused:
                     ledger.must_be_over(
                         old.owner_id, old.owner_generation, f"{place.resource} lver {old.lver}", place.resource
                     )

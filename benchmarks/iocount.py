@@ -20,8 +20,8 @@ _CALLS = "io_submit,read,write,pread64,pwrite64,preadv,pwritev,preadv2,pwritev2"
 _AIO = re.compile(
     r"aio_lio_opcode=(IOCB_CMD_P(?:READ|WRITE)V?), aio_fildes=\d+<([^>]*)>.*?(?:aio_nbytes=(\d+)|iov_len=(\d+))"
 )
-_PLAIN = re.compile(r"\b(p?(?:read|write)(?:64|v2?)?)\((\d+)<([^>]*)>.*\) = (\d+)$")
-_RESUMED = re.compile(r"<\.\.\. (\w+) resumed>.*\) = (\d+)$")
+_PLAIN = re.compile(r"\b(p?(?:read|write)(?:64|v2?)?)\((\d+)<([^>]*)>.*\)\s+= (\d+)$")
+_RESUMED = re.compile(r"<\.\.\. (\w+) resumed>.*\)\s+= (\d+)$")
 _UNFINISHED = re.compile(r"^\s*(\d+).*?\b(p?(?:read|write)(?:64|v2?)?)\((\d+)<([^>]*)>.*<unfinished \.\.\.>$")
 
 

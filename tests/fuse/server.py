@@ -10,7 +10,7 @@ on standard input, each answered by one line on standard output:
     delay SECONDS [OPERATION...]
     held                     answers with the number of requests held back now
 
-End of input, or of the process, ends the mount: the kernel then fails everything that still hangs.
+End of input, SIGTERM, or the end of the parent end the mount: the kernel then fails everything that still hangs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import ctypes
 import errno
 import os
 import select
+import signal
 import stat
 import struct
 import sys
@@ -31,6 +32,7 @@ FOPEN_DIRECT_IO: Final = 1
 FATTR_SIZE: Final = 8
 MS_NOSUID_NODEV: Final = 6
 MNT_DETACH: Final = 2
+PR_SET_PDEATHSIG: Final = 1
 INIT_FLAGS: Final = 1 | 1 << 5 | 1 << 15 | 1 << 22  # ASYNC_READ, BIG_WRITES, ASYNC_DIO, MAX_PAGES
 
 OPERATIONS: Final = {
@@ -275,7 +277,16 @@ class Server:
         return b""
 
 
+def end(number: int, frame: object) -> None:
+    """SIGTERM: unmount on the way out."""
+    raise SystemExit(0)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that dies while it hangs in our mount keeps its end of our input open: the end of input never comes.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     server = Server(sys.argv[1], sys.argv[2])
     os.write(1, b"mounted\n")
     server.serve()

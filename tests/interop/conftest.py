@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +24,15 @@ class StartHost(Protocol):
 
 
 def our_command() -> tuple[str, ...]:
-    """The command of our daemon; HOLDFAST_INTEROP_OURS=sanlock puts the original there to test the tests."""
-    return REAL if os.environ.get("HOLDFAST_INTEROP_OURS") == "sanlock" else OURS
+    """The command of our daemon.
+
+    The environment variable HOLDFAST_INTEROP_OURS names another one (with {run_dir} and {host_name}); the word
+    `sanlock` puts the original in our place, which tests the tests.
+    """
+    other = os.environ.get("HOLDFAST_INTEROP_OURS")
+    if other is None:
+        return OURS
+    return REAL if other == "sanlock" else tuple(shlex.split(other))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

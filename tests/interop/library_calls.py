@@ -82,7 +82,6 @@ def leases(directory: str) -> None:
     call("acquire", b"PY", b"WRONG", disks, slkfd=fd)
     call("acquire", b"NONE", b"R", disks, slkfd=fd)
     call("acquire", b"PY", b"C", [(f"{directory}/py", 3 << 20)], slkfd=fd)
-    call("acquire", b"PY", b"R", [(f"{directory}/py", 100)], slkfd=fd)
     call("acquire", b"PY", b"R", disks, pid=999999999)
     call("rem_lockspace", b"PY", 1, f"{directory}/py")
     call("rem_lockspace", b"PY", 1, f"{directory}/py")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tests.vectors.dump_cases import LEADERS, Case, cases, golden, run_read_leader, run_sanlock
 
 pytestmark = [

@@ -52,6 +52,7 @@ def test_sizes_when_nobody_says() -> None:
     assert default_geometry_of(MemoryDisk()) == SMALL
     assert default_geometry_of(MemoryDisk(is_block_device=True)) == SMALL
     assert default_geometry_of(MemoryDisk(is_block_device=True, block_size=4096)) == LARGE
+    assert default_geometry_of(MemoryDisk(block_size=4096)) == LARGE
     device = MemoryDisk(8 * MIB, is_block_device=True, block_size=4096)
     assert asyncio.run(init_lockspace(device, 0, "s")) == LARGE
 

@@ -391,6 +391,24 @@ def test_a_lockspace_lost_in_the_middle_stops_the_next_write() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("lost_after", [Transfer("read", INDEX, TABLE), Transfer("write", INDEX + 512, 512)])
+def test_a_lost_lockspace_does_not_format_anything(lost_after: Transfer) -> None:
+    """Lost after the table was read: nothing more; lost after delete freed the entry: the resource stays."""
+
+    async def scenario(disk: MemoryDisk, space: Lockspace) -> None:
+        await create(space, disk, INDEX, "aaa")
+        disk.take_trace()
+        disk.after = lambda transfer: space.fail() if transfer == lost_after else None
+        if lost_after.operation == "read":
+            assert await code_of(create(space, disk, INDEX, "bbb")) == -errno.ENOSPC
+        else:
+            assert await code_of(delete(space, disk, INDEX, "aaa")) == -errno.ENOSPC
+        assert MIB not in [length for _, length in writes(disk.trace)]
+        assert (await read_resource(disk, FIRST)).resource_name == "aaa"
+
+    play(scenario)
+
+
 def test_a_lease_that_can_not_be_given_back_is_handed_over() -> None:
     async def scenario(disk: MemoryDisk, space: Lockspace) -> None:
         left: list[Lease | Unclear] = []

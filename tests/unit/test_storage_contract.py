@@ -332,6 +332,24 @@ def test_a_starved_lane_goes_on_when_a_thread_is_free() -> None:
     asyncio.run(main())
 
 
+def test_calls_that_wait_when_the_pool_is_closed_are_still_made() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadPool(loop, max_threads=2)
+        stuck, lanes = Stuck(), [Lane(pool) for _ in range(5)]
+        done: list[object] = []
+        for lane in lanes:
+            lane.run(Job(stuck.call, done.append))
+        pool.close()
+        stuck.release.set()
+        async with asyncio.timeout(30):
+            while len(done) < len(lanes):
+                await asyncio.sleep(0.001)
+        assert pool.threads == 0
+
+    asyncio.run(main())
+
+
 def test_a_write_that_waits_for_a_thread_is_withdrawn_or_asks_its_permit_again(image: Path) -> None:
     async def main() -> None:
         pool = ThreadPool(asyncio.get_running_loop(), max_threads=1)

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.vectors.disk_vectors import image, names
+
 from holdfast.lease.format import delta_record
 from holdfast.lease.geometry import MIB, SMALL
 from holdfast.lease.records import HostBlock, Request, decode_leader, encode_bitmap
-from tests.vectors.disk_vectors import image, names
 
 GOLDEN = Path(__file__).parent / "dump_golden.json"
 

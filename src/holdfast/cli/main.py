@@ -100,7 +100,7 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console script. Errors of the field become one line on stderr; what is left is a defect and shows where."""
+    """The console script. Errors of the field become one line on stderr; a defect shows its traceback."""
     try:
         return dispatch(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:

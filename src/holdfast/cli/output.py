@@ -1,7 +1,7 @@
-"""How the commands talk: parsers, errors as one line, colours on a terminal only, JSON, tables, progress with ETA.
+"""How the commands talk: parsers, errors as one line, colours on terminals, JSON, tables, progress with ETA.
 
-Progress goes to stderr: on a terminal as one line that is rewritten, elsewhere as plain lines. stdout carries results
-only.
+Progress goes to stderr: on a terminal as one line that is rewritten, elsewhere as plain lines. stdout carries
+results only.
 """
 
 from __future__ import annotations

@@ -124,9 +124,9 @@ def _on_lost(made: argparse.ArgumentParser, text: str) -> tuple[str, str]:
     word, _, rest = text.strip().partition(" ")
     if word in ("term", "kill") and not rest:
         return word, ""
-    if word == "exec" and rest.strip():
-        return word, rest.strip()
-    made.error(f"--on-lost {text!r}: possible are term, kill, 'exec CMD'")
+    if word != "exec" or not rest.strip():
+        made.error(f"--on-lost {text!r}: possible are term, kill, 'exec CMD'")
+    return word, rest.strip()
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -320,10 +320,15 @@ class Daemon(LeaseCommands):
         return wire.decode_rentry(reply.body)
 
     async def format_index(
-        self, index: IndexAddress, *, max_resources: int = 0, timeout_s: float = STORAGE_TIMEOUT_S
+        self,
+        index: IndexAddress,
+        *,
+        flags: int = 0,
+        max_resources: int = 0,
+        timeout_s: float = STORAGE_TIMEOUT_S,
     ) -> None:
-        """Write an empty index and its internal lease. `max_resources` 0: 4096."""
-        payload = index.to_wire(max_resources=max_resources).encode()
+        """Write an empty index and its internal lease. `max_resources` 0: 4096; `flags`: size flags."""
+        payload = index.to_wire(flags=flags, max_resources=max_resources).encode()
         reply = await self._call(Command.FORMAT_RINDEX, payload, timeout_s=timeout_s)
         raise_unless_done(reply, f"initialise index {index}")
 

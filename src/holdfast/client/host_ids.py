@@ -58,7 +58,7 @@ async def read_membership(path: str, offset: int, space: str | None = None) -> M
         finally:
             close_disk(disk)
     except StorageError as error:
-        raise LeaseError(storage_code(error), f"{where}: {error}") from error
+        raise LeaseError(storage_code(error), where) from error
     except LeaseError as error:
         raise LeaseError(error.code, f"{where}: {error.detail}") from error
     size = geometry.sector_size

@@ -29,10 +29,11 @@ _MAX_OFFSET = 2**63 - 1
 
 
 def default_geometry_of(disk: Disk) -> Geometry:
-    """What an area gets when nobody says: files 512/1M, block devices by their sector size (spec 1)."""
-    if disk.is_block_device and disk.block_size == 4096:
-        return LARGE
-    return SMALL
+    """What an area gets when nobody says: by the smallest block the storage can write (spec 1).
+
+    The original gives every file 512/1M, and fails where the file system has larger blocks.
+    """
+    return LARGE if disk.block_size == LARGE.sector_size else SMALL
 
 
 def check_name(what: str, name: str) -> None:

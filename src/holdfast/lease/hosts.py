@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from holdfast.lease import timing
 from holdfast.lease.area import Pattern
+from holdfast.lease.errors import Code, LeaseError
 from holdfast.lease.geometry import Geometry
 from holdfast.lease.records import (
     BITMAP_OFFSET,
@@ -20,8 +21,8 @@ from holdfast.lease.records import (
     LEADER_SIZE,
     bitmap_has,
     decode_leader,
-    leader_checksum_ok,
 )
+from holdfast.lease.verify import verify_delta
 from holdfast.storage.buffers import Buffer
 
 
@@ -50,12 +51,18 @@ class HostRecord:
     io_timeout: int = 0
     owner_name: str = ""
     raw: bytes = b""
+    believed: bool = True
+    """Whether the record as last read is intact, of this lockspace and of a format we know."""
+    foreign: bool = False
+    """Written by a newer program: its deadlines are not known here, so no silence proves it dead."""
 
     def status(self, now: float, own_host_id: int, own_io: int, fire: int) -> HostStatus:
         """Spec 7.2, first match; the other host's own io_timeout decides (rule 14)."""
         io = self.io_timeout or own_io
-        if not self.timestamp:
+        if not self.timestamp and self.believed:
             return HostStatus.FREE
+        if self.foreign:
+            return HostStatus.UNKNOWN
         if self.owner_id == own_host_id:
             return HostStatus.LIVE
         age = now - (self.last_live or self.first_check)
@@ -141,6 +148,7 @@ class HostTable:
     def _take_in(self, host: HostRecord, raw: bytes, sector: memoryview, now: float) -> Notice | None:
         leader = decode_leader(raw)
         host.raw = raw
+        host.believed, host.foreign = self._judge(raw)
         seen = (leader.owner_id, leader.owner_generation, leader.timestamp)
         if seen == (host.owner_id, host.generation, host.timestamp):
             return None
@@ -150,7 +158,7 @@ class HostTable:
         if leader.magic != DELTA_DISK_MAGIC or leader.space_name != self._space_name:
             return None
         # ... but a generation or a name is only believed when the record is intact.
-        if leader_checksum_ok(raw, leader):
+        if host.believed:
             host.owner_id = leader.owner_id
             host.generation = leader.owner_generation
             host.owner_name = leader.resource_name
@@ -164,6 +172,14 @@ class HostTable:
             event_generation=leader.write_id,
             event_data=leader.write_timestamp,
         )
+
+    def _judge(self, raw: bytes) -> tuple[bool, bool]:
+        """`believed` and `foreign` of a record."""
+        try:
+            verify_delta(raw, self._space_name)
+        except LeaseError as error:
+            return False, error.code == Code.LEADER_VERSION
+        return True, False
 
     def get(self, host_id: int) -> HostRecord | None:
         """None for ids never seen in use."""
@@ -194,7 +210,10 @@ class HostTable:
             # An id that was never used in this lockspace: nothing proves that its holder is gone before
             # the dead time has passed since we began to look.
             return now - self.first_check <= self.dead_after(host_id)
-        if not host.timestamp or host.generation > generation:
+        if host.foreign:
+            return True
+        # Only a record that can be believed proves that its host has left: a damaged one may show anything.
+        if host.believed and (not host.timestamp or host.generation > generation):
             return False
         return now - (host.last_live or host.first_check) <= self.dead_after(host_id)
 

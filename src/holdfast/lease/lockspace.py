@@ -21,6 +21,7 @@ from holdfast.lease import timing
 from holdfast.lease.errors import Code, LeaseError, storage_code
 from holdfast.lease.geometry import Geometry, from_record
 from holdfast.lease.hosts import HostTable, Notice
+from holdfast.lease.inspect import Kind, detect_geometry
 from holdfast.lease.notify import Outbox
 from holdfast.lease.records import BITMAP_OFFSET, LEADER_SIZE, Leader, encode_bitmap, encode_name, whole_sector
 from holdfast.lease.signal import Signal
@@ -228,9 +229,8 @@ class Lockspace:
 
     async def join(self) -> None:
         """Own the host id (spec 6.2). LeaseError: HOSTID_BUSY, ERROR after `abort`, storage codes."""
-        first = await self._read(self.offset, max(4096, self.disk.block_size))
-        record = self._located(verify_delta, first, None)
-        self.geometry = from_record(record.sector_size, record.flags)
+        # The first record is another host's: damage to it must not keep us out, so only its sizes are used.
+        self.geometry = await detect_geometry(self.disk, self.offset, float(self.io_timeout), Kind.LOCKSPACE)
         if self.host_id > self.geometry.max_hosts:
             raise LeaseError(
                 Code.ADDLS_INVALID_HOSTID,
@@ -238,6 +238,11 @@ class Lockspace:
             )
         await self.link.open()
         raw, record = await self._read_own()
+        if from_record(record.sector_size, record.flags) != self.geometry:
+            # The sizes came from an unverified record: with wrong ones "our" sector is somebody else's.
+            raise LeaseError(
+                Code.ADDLS_SIZES, f"lockspace {self.name}: the first and our record disagree about sizes"
+            )
         other_io = record.io_timeout or self.io_timeout
         if record.timestamp and not (self._trust_own_name and record.resource_name == self.host_name):
             # Rule 4: no shortcut but these two. Counting starts after the read completed.

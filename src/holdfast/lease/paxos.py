@@ -20,7 +20,7 @@ from typing import NamedTuple
 from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
 from holdfast.lease.errors import Code, LeaseError, storage_code
-from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_SHORT_HOLD, Geometry, from_record
+from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_ALIGN_MASK, LFL_SHORT_HOLD, Geometry, from_record
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.records import (
     HOST_BLOCK_SIZE,
@@ -78,7 +78,10 @@ class Area:
             raise self.error(storage_code(error), str(error)) from error
         raw = sector[:LEADER_SIZE]
         leader = self.believe(raw)
-        if leader.sector_size != self.geometry.sector_size or leader.flags & self.geometry.align_flag == 0:
+        if (
+            leader.sector_size != self.geometry.sector_size
+            or leader.flags & LFL_ALIGN_MASK != self.geometry.align_flag
+        ):
             self.geometry = from_record(leader.sector_size, leader.flags)
         if not leader.num_hosts <= leader.max_hosts <= self.geometry.max_hosts:
             raise self.error(

@@ -36,6 +36,7 @@ from holdfast.lease.rindex_layout import Entries, Index
 from holdfast.lease.timing import DEFAULT_IO_TIMEOUT_S, WRITE_INIT_IO_TIMEOUT_S
 from holdfast.lease.transfer import located
 from holdfast.lease.verify import verify_leader
+from holdfast.storage.buffers import POOL
 from holdfast.storage.disk import Disk, Permit
 
 INTERNAL_LEASE = "rindex_lease"
@@ -139,8 +140,9 @@ async def list_entries(
 
 async def _read_entries(index: Index, timeout_s: float) -> Entries:
     length = index.used_length
-    with located(index.disk, index.offset):
-        return Entries(index, await index.disk.read(index.offset, length, timeout_s))
+    with located(index.disk, index.offset), POOL.borrow(length) as buffer:
+        await index.disk.read_into(buffer, index.offset, length, timeout_s)
+        return Entries(index, buffer.view[:length])
 
 
 # -- changing without a lease ------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Index:
 class Entries:
     """A copy of the index area, and the changes of one operation."""
 
-    def __init__(self, index: Index, raw: bytes | bytearray) -> None:
+    def __init__(self, index: Index, raw: bytes | memoryview) -> None:
         self.index = index
         self.raw = bytearray(raw)
 

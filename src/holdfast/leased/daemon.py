@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 from typing import Final
 
 from holdfast.lease import timing
@@ -37,6 +38,7 @@ _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
 OOM_SCORE: Final = -1000
+THREAD_STACK_BYTES: Final = 512 * 1024
 
 
 class StartError(Exception):
@@ -45,6 +47,8 @@ class StartError(Exception):
 
 def run_daemon(options: DaemonOptions) -> int:
     """Run until shutdown; returns the exit status. Refuses with one line when it cannot start."""
+    # Locked memory counts: a thread of ours needs no 8 MiB of stack.
+    threading.stack_size(THREAD_STACK_BYTES)
     try:
         if not options.foreground:
             _become_background_process()

@@ -120,13 +120,14 @@ def _space_item(space: Space) -> StatusItem:
 
 
 def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
-    leases = list(daemon.leases)
+    # Newest first, leases and tokens alike, as the original lists them.
+    leases = list(daemon.leases)[::-1]
     for stage in STATUS_ORDER:
         for lease in leases:
             if lease.stage is not stage:
                 continue
             if lease.tokens:
-                for token in lease.tokens:
+                for token in reversed(lease.tokens):
                     yield _lease_item(lease, token.pid, token.number)
             else:
                 yield _lease_item(lease, lease.pid, 0)

@@ -1,10 +1,14 @@
 """Linux AIO: one kernel context per event loop, completions through an eventfd, results read from the ring.
 
-For block devices and for reads of regular files on local file systems, opened with O_DIRECT. Every request
+For block devices and for reads of regular files on local file systems, opened with O_DIRECT. Every such request
 carries RWF_NOWAIT: where the kernel would have to sleep inside `io_submit` (no free queue slot, an inode lock
 held by somebody whose disk hangs) it answers EAGAIN, and the request goes to the device's lane of threads.
-Writes to regular files never come here: `io_submit` of such a write sleeps on a file system that was frozen
-with fsfreeze, on one that extends the file or allocates blocks, and RWF_NOWAIT does not help (see device.py).
+Writes to regular files never come here: `io_submit` of a write sleeps while the file system is frozen by
+fsfreeze, and when it extends the file or allocates blocks; RWF_NOWAIT helps against neither.
+
+Measured (two busy cores, median per 512 bytes): read ext4 59 us against 120 in a thread; write ext4 1.8 to 3.6 ms
+against 0.19 in a thread; write to a loop device 0.15 ms against 4.0; file in memory 5.2 against 3.0 inline.
+1 MiB from ext4: 0.63 ms in one piece, 0.83 in four, 0.96 in eight: areas are not split.
 
 Must never: block the loop, free memory that the kernel may still write to. Spec lease-disk section 4.
 """

@@ -120,7 +120,7 @@ class DeviceRegistry:
         entry = self._by_key.get(key)
         if entry is not None and await self._is_current(entry, path, deadline, timeout_s):
             return self._use(entry)
-        if len(self._entries) >= self._max_open:
+        if len(self._entries) >= self._max_open and not self._end_a_lingering():
             detail = f"{self._max_open} devices are open"
             raise StorageError(errno.EMFILE, "open", path, 0, 0, detail)
         opened = await self._call(path, lambda: open_storage(path), deadline, timeout_s, _discard_opened)
@@ -130,7 +130,7 @@ class DeviceRegistry:
         entry = self._by_key.get(key)
         if entry is not None:
             if entry.identity == opened.identity:  # somebody else was faster
-                self._run_closing(path, lambda: os.close(opened.fd))
+                self._run_closing(path, lambda: _close_descriptor(opened.fd))
                 return self._use(entry)
             self._forget(entry)
         return self._add(key, opened)
@@ -153,6 +153,14 @@ class DeviceRegistry:
         found = await self._call(path, lambda: _identify(path), deadline, timeout_s, _ignore)
         # The entry may have ended its lingering while we waited.
         return found == entry.identity and self._by_key.get(entry.key) is entry
+
+    def _end_a_lingering(self) -> bool:
+        """Close the unused device that has been in the registry for the longest time."""
+        for entry in self._entries.values():
+            if not entry.users:
+                self._remove(entry)
+                return True
+        return False
 
     def _use(self, entry: _Entry) -> Device:
         entry.users += 1
@@ -177,7 +185,7 @@ class DeviceRegistry:
             is_block_device=opened.is_block_device,
             direct=opened.direct,
             writes=self._writes.setdefault((opened.identity, faults), Writes()),
-            close_fd=os.close if opened.engine == "inline" else self._close_fd_of(path),
+            close_fd=_close_descriptor if opened.engine == "inline" else self._close_fd_of(path),
         )
         entry = _Entry(device, key, opened.identity)
         entry.faulty_engine = faulty_engine
@@ -185,7 +193,7 @@ class DeviceRegistry:
         return device
 
     def _close_fd_of(self, path: str) -> Callable[[int], None]:
-        return lambda fd: self._run_closing(path, lambda: os.close(fd))
+        return lambda fd: self._run_closing(path, lambda: _close_descriptor(fd))
 
     def _forget_finished_writes(self) -> None:
         in_use = {(entry.identity, entry.key[1]) for entry in self._entries.values()}
@@ -311,4 +319,12 @@ def _ignore(result: object) -> None:
 
 def _discard_opened(opened: object) -> None:
     if isinstance(opened, Opened):
-        os.close(opened.fd)
+        _close_descriptor(opened.fd)
+
+
+def _close_descriptor(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        # The descriptor is gone all the same; nothing of ours was delayed (O_DSYNC), so nothing is lost.
+        _log.warning("closing descriptor %d of a device: %s", fd, error)

@@ -83,8 +83,6 @@ class ThreadPool:
 
     def start(self, job: Job) -> bool:
         """Hand the job to a thread; False when all are in use."""
-        if self._closed:
-            return False
         if self._idle:
             self._idle -= 1
         elif self._threads < self._max_threads:
@@ -121,11 +119,11 @@ class ThreadPool:
         assert lane is not None
         lane.finished(job)
         job.done(result)
-        while self._starved and (self._idle or self._threads < self._max_threads):
+        for _ in range(len(self._starved)):  # a lane that is still starved comes back to the end
             self._starved.popleft().start_queued()
 
     def close(self) -> None:
-        """Let idle threads end. Stuck ones are left alone."""
+        """Let threads end when they have nothing to do. Stuck ones are left alone, queued calls are still made."""
         self._closed = True
         for _ in range(self._idle):
             self._jobs.put(None)

@@ -1,0 +1,95 @@
+"""`holdfast lease owners`: who has a lease on storage."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from holdfast.cli.output import Parser, add_json, add_run_dir, address, print_json, print_table
+from holdfast.client.addresses import LeaseAddress
+from holdfast.client.daemon import Daemon
+from holdfast.client.errors import ClientError
+from holdfast.client.space import locate
+
+EPILOG = """\
+A lease whose owner is dead still names that owner: holdfast lease hosts tells whether it is alive.
+
+exit codes: 0 shown, 1 failed, 2 wrong usage
+
+examples:
+  holdfast lease owners web:primary
+  holdfast lease owners web:primary:/dev/vg/leases:3M --json
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options and help."""
+    made = Parser("lease owners", "Show who has a lease, as it is on storage.", EPILOG)
+    made.add_argument("lease", metavar="SPACE:RESOURCE[:PATH:OFFSET]", type=address(LeaseAddress))
+    add_json(made)
+    add_run_dir(made)
+    return made
+
+
+async def located(daemon: Daemon, lease: LeaseAddress) -> LeaseAddress:
+    """The lease with its place; by name only in a joined lockspace."""
+    if lease.disks:
+        return lease
+    space = (await daemon.status()).space(lease.space)
+    if space is None:
+        raise ClientError(-28, f"look up {lease} by name")
+    return await locate(daemon, lease, space, create=False)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 when the owners were read."""
+    return asyncio.run(_run(Daemon(arguments.run_dir), arguments.lease, arguments.json))
+
+
+async def _run(daemon: Daemon, lease: LeaseAddress, as_json: bool) -> int:
+    place = await located(daemon, lease)
+    resource, owners = await daemon.owners(place)
+    names: dict[int, str] = {}
+    states: dict[int, str] = {}
+    try:
+        names = {host.host_id: host.name for host in await daemon.host_details(lease.space)}
+        states = {host.host_id: host.status for host in await daemon.hosts(lease.space)}
+    except ClientError:
+        # Not joined, or not watched for long enough: the owners are known all the same, only not by name.
+        pass
+    if as_json:
+        print_json(
+            {
+                "lockspace": resource.lockspace_name,
+                "resource": resource.name,
+                "lver": resource.lver,
+                "shared": any(owner.timestamp == 0 for owner in owners),
+                "owners": [
+                    {
+                        "host_id": owner.host_id,
+                        "generation": owner.generation,
+                        "timestamp": owner.timestamp,
+                        "name": names.get(owner.host_id, ""),
+                        "state": states.get(owner.host_id, ""),
+                    }
+                    for owner in owners
+                ],
+            }
+        )
+        return 0
+    if not owners:
+        print(f"{lease} version {resource.lver}: free")
+        return 0
+    print(f"{lease} version {resource.lver}")
+    rows = [
+        (
+            owner.host_id,
+            owner.generation,
+            "exclusive" if owner.timestamp else "shared",
+            states.get(owner.host_id, "-"),
+            names.get(owner.host_id, "-"),
+        )
+        for owner in owners
+    ]
+    print_table(rows, ("host", "generation", "mode", "state", "name"))
+    return 0

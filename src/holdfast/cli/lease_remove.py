@@ -1,0 +1,51 @@
+"""`holdfast lease remove`: leave a lockspace."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from holdfast.cli.output import Parser, add_run_dir
+from holdfast.client.addresses import SpaceAddress
+from holdfast.client.daemon import Daemon
+from holdfast.client.errors import ClientError
+
+EPILOG = """\
+Without --force a lockspace in use is left alone.
+
+exit codes: 0 left, 1 failed or in use, 2 wrong usage
+
+example:
+  holdfast lease remove web
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options and help."""
+    made = Parser("lease remove", "Leave a lockspace.", EPILOG)
+    made.add_argument("space", metavar="SPACE", help="its name")
+    made.add_argument("--force", action="store_true", help="kill the processes that use its leases (SIGKILL)")
+    add_run_dir(made)
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0 when the lockspace is left."""
+    return asyncio.run(_run(Daemon(arguments.run_dir), arguments.space, arguments.force))
+
+
+async def _run(daemon: Daemon, name: str, force: bool) -> int:
+    space = (await daemon.status()).space(name)
+    if space is None:
+        raise ClientError(-2, f"lockspace {name}", "holdfast lease status shows what is joined")
+    address = SpaceAddress(space.name, space.host_id, space.path, space.offset)
+    try:
+        await daemon.remove_lockspace(address, unused_only=not force)
+    except ClientError as error:
+        if error.code != -16 or force:
+            raise
+        raise ClientError(
+            -16, f"leave lockspace {name}: its leases are in use", "end their users, or --force"
+        ) from None
+    print(f"left lockspace {name}")
+    return 0

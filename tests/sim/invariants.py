@@ -116,7 +116,7 @@ class Invariants:
         view = self._views.setdefault(key, OwnView())
         first = op.offset % MIB_OF // SECTOR
         if first == 0 and op.target is not None:
-            raw = op.target.view if not isinstance(op.target, bytearray) else op.target
+            raw = memoryview(op.target) if isinstance(op.target, bytearray) else op.target.view
             view.seen_lver = max(view.seen_lver, decode_leader(raw).lver)
         if view.block_written_at >= 0 and op.submitted_at >= view.block_written_at:
             view.covered.update(range(max(1, first - 1), first - 1 + op.length // SECTOR))

@@ -350,6 +350,25 @@ def test_calls_that_wait_when_the_pool_is_closed_are_still_made() -> None:
     asyncio.run(main())
 
 
+def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.storage.threads.IDLE_S", 0.01)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = ThreadPool(loop)
+        lane = Lane(pool)
+        for _ in range(2):
+            done: list[object] = []
+            for _ in range(LANE_WORKERS):
+                lane.run(Job(lambda: 1, done.append))
+            async with asyncio.timeout(30):
+                while len(done) < LANE_WORKERS or pool.threads:
+                    await asyncio.sleep(0.001)
+        pool.close()
+
+    asyncio.run(main())
+
+
 def test_a_write_that_waits_for_a_thread_is_withdrawn_or_asks_its_permit_again(image: Path) -> None:
     async def main() -> None:
         pool = ThreadPool(asyncio.get_running_loop(), max_threads=1)

@@ -293,8 +293,10 @@ class TestSharing:
             disk = await open_disk(str(image), timeout_s=OPEN_S)
             await disk.read(0, 4096, OPEN_S)
             close_disk(disk)
+            second = await open_disk(str(image), timeout_s=OPEN_S)
             assert registry().threads <= 4
             close_storage()
+            close_disk(second)  # harmless: it was closed with everything
             await until_closed(image)
 
         for _ in range(3):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.storage.buffers import Buffer
-from holdfast.storage.device import Device, Writes
+from holdfast.storage.device import MAX_OUTSTANDING, Device, Writes
 from holdfast.storage.engine import Request
 from holdfast.storage.errors import DeadlineError, StorageError
 from holdfast.testing.virtual_loop import run_virtual
@@ -365,6 +365,20 @@ async def test_what_the_engine_refuses_is_a_storage_error(bench: Bench) -> None:
         assert caught.value.errno == errno.EAGAIN
     assert bench.device.outstanding == 0
     await bench.device.settle(0, 512, 1.0)
+
+
+@virtually
+async def test_the_requests_of_one_device_are_bounded(bench: Bench) -> None:
+    tasks = [asyncio.create_task(bench.device.read(0, 512, 1.0)) for _ in range(MAX_OUTSTANDING)]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for operation in (bench.device.read(0, 512, 1.0), bench.device.write(0, SECTOR, 1.0)):
+        with pytest.raises(StorageError, match="outstanding") as caught:
+            await operation
+        assert caught.value.errno == errno.EAGAIN
+    bench.engine.finish(bench.engine.outstanding[0])
+    reading = asyncio.create_task(bench.device.read(0, 512, 1.0))
+    bench.engine.finish(await bench.until_submitted(MAX_OUTSTANDING + 1))
+    await reading
 
 
 @virtually

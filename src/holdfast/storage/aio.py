@@ -26,8 +26,8 @@ from typing import Any, Final, cast
 
 from holdfast.storage.engine import Engine, Request
 
-MAX_OUTSTANDING: Final = 256
-"""Requests that one context holds at a time, timed-out ones included; beyond it EAGAIN."""
+MAX_OUTSTANDING: Final = 1024
+"""Requests that one context holds at a time, timed-out ones included; beyond it EAGAIN. Several devices' share."""
 
 _CALLS: Final = {
     # machine: io_setup, io_destroy, io_getevents, io_submit
@@ -102,7 +102,10 @@ class AioEngine:
         header = (ctypes.c_uint32 * (_RING_HEADER_BYTES // 4)).from_address(self._context)
         # Plain loads in program order are enough on x86 only; elsewhere a barrier would be needed.
         self._use_ring = (
-            platform.machine() == "x86_64" and header[4] == _RING_MAGIC and header[7] == _RING_HEADER_BYTES
+            platform.machine() == "x86_64"
+            and header[4] == _RING_MAGIC
+            and header[6] == 0  # incompatible features
+            and header[7] == _RING_HEADER_BYTES
         )
         self._ring_size = header[1]
         size = _RING_HEADER_BYTES + self._ring_size * _EVENT.size if self._use_ring else _RING_HEADER_BYTES
@@ -219,6 +222,10 @@ class AioEngine:
         if self._loop is None:
             return
         loop, self._loop = self._loop, None
+        if loop.is_closed():
+            for request in self._requests:
+                if request is not None:
+                    request.waiter = None  # whoever waited ended with the loop
         self.poll()
         if not loop.is_closed():
             loop.remove_reader(self._eventfd)

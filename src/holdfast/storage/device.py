@@ -23,6 +23,11 @@ MAX_TRANSFER_BYTES: Final = 64 * 1024 * 1024
 """Longest single read or write; larger lengths are a caller's mistake."""
 
 
+MAX_OUTSTANDING: Final = 256
+"""Requests of one device that are not complete, timed-out ones included; beyond it EAGAIN. Less than what the
+engines hold, so that a device that hangs leaves room for the others."""
+
+
 class Writes:
     """Outstanding writes of one piece of storage, whichever `Device` submitted them (rule 12).
 
@@ -215,6 +220,9 @@ class Device:
             raise StorageError(errno.EBADF, operation, self._path, offset, length, "the device was closed")
 
     def _submit(self, request: Request, operation: str) -> None:
+        if self._requests_in_kernel >= MAX_OUTSTANDING:
+            detail = f"{MAX_OUTSTANDING} requests of this device are outstanding"
+            raise StorageError(errno.EAGAIN, operation, self._path, request.offset, request.length, detail)
         try:
             self._engine.submit(request)
         except OSError as error:

@@ -21,7 +21,12 @@ _BLKROGET: Final = 0x125E
 _BLKSSZGET: Final = 0x1268
 _BLKGETSIZE64: Final = 0x80081272
 _STATX_DIOALIGN: Final = 0x2000
+_STATX_BASIC_STATS: Final = 0x7FF
 _AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_AT_FDCWD: Final = -100
+_SYS_OPENAT2: Final = 437  # the same number on all machines
+_RESOLVE_CACHED: Final = 0x20
 _STATX_BYTES: Final = 256
 _STATX_DIO_OFFSET_ALIGN: Final = 156
 SUPPORTED_BLOCK_SIZES: Final = (512, 4096)
@@ -60,6 +65,32 @@ def identify(path: str) -> tuple[int, ...]:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     raise OSError(errno.ENOTBLK, "neither a regular file nor a block device", path)
+
+
+def identify_from_cache(path: str) -> tuple[int, ...] | None:
+    """Like `identify`, but from what the kernel has in memory: never blocks, may be called on the loop.
+
+    None: not everything is in memory, or it is not storage, or the kernel is older than 5.12. Ask `identify`.
+    """
+    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+    fd = _libc.syscall(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    if fd < 0:
+        return None
+    try:
+        # A FUSE or NFS server is asked by plain stat(2), and may not answer.
+        found = _statx(fd, _AT_STATX_DONT_SYNC, _STATX_BASIC_STATS)
+    finally:
+        os.close(fd)
+    if found is None:
+        return None
+    (mode,) = struct.unpack_from("H", found, 28)
+    (inode,) = struct.unpack_from("Q", found, 32)
+    rdev_major, rdev_minor, dev_major, dev_minor = struct.unpack_from("4I", found, 128)
+    if stat.S_ISBLK(mode):
+        return (os.makedev(rdev_major, rdev_minor),)
+    if stat.S_ISREG(mode):
+        return (os.makedev(dev_major, dev_minor), inode)
+    return None
 
 
 def open_storage(path: str) -> Opened | StorageError:
@@ -126,14 +157,17 @@ def _file_system_type(fd: int) -> int:
 
 def _direct_io_alignment(fd: int) -> int:
     """Offset alignment that the file system wants for O_DIRECT; 0 when it does not say (Linux before 6.1)."""
+    found = _statx(fd, 0, _STATX_DIOALIGN)
+    if found is None or not struct.unpack_from("I", found, 0)[0] & _STATX_DIOALIGN:
+        return 0
+    return int(struct.unpack_from("I", found, _STATX_DIO_OFFSET_ALIGN)[0])
+
+
+def _statx(fd: int, flags: int, mask: int) -> ctypes.Array[ctypes.c_char] | None:
+    """struct statx of an open descriptor; None where there is no such call or it fails."""
     found = ctypes.create_string_buffer(_STATX_BYTES)
     try:
         statx = _libc.statx
     except AttributeError:
-        return 0
-    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) != 0:
-        return 0
-    (mask,) = struct.unpack_from("I", found, 0)
-    if not mask & _STATX_DIOALIGN:
-        return 0
-    return int(struct.unpack_from("I", found, _STATX_DIO_OFFSET_ALIGN)[0])
+        return None
+    return found if statx(fd, b"", _AT_EMPTY_PATH | flags, mask, found) == 0 else None

@@ -21,7 +21,7 @@ from holdfast.storage.engine import Engine, Request, set_result
 from holdfast.storage.errors import DeadlineError, StorageError
 from holdfast.storage.faults import Faults, FaultyEngine
 from holdfast.storage.inline import InlineEngine
-from holdfast.storage.opening import Opened, identify, open_storage
+from holdfast.storage.opening import Opened, identify, identify_from_cache, open_storage
 from holdfast.storage.threads import Job, Lane, ThreadPool
 
 MAX_OPEN_DEVICES: Final = 1024
@@ -137,7 +137,9 @@ class DeviceRegistry:
 
     def release(self, device: Device) -> None:
         """One user less. After the last one it stays open for `linger_s`, in case the next comes soon."""
-        entry = self._entries[device]
+        entry = self._entries.get(device)
+        if entry is None:
+            return  # everything was closed meanwhile
         entry.users -= 1
         if entry.users:
             return
@@ -148,8 +150,8 @@ class DeviceRegistry:
 
     async def _is_current(self, entry: _Entry, path: str, deadline: float, timeout_s: float) -> bool:
         """Whether `path` still names the storage that is open."""
-        if entry.device.engine == "inline":
-            return _identify(path) == entry.identity
+        if identify_from_cache(path) == entry.identity:
+            return True
         found = await self._call(path, lambda: _identify(path), deadline, timeout_s, _ignore)
         # The entry may have ended its lingering while we waited.
         return found == entry.identity and self._by_key.get(entry.key) is entry
@@ -214,8 +216,9 @@ class DeviceRegistry:
         if self._aio is None and not self._aio_is_missing:
             try:
                 self._aio = AioEngine(self._loop)
-            except OSError:
-                self._aio_is_missing = True  # no AIO in this kernel, or its limit is used up: threads do it all
+            except OSError as error:
+                self._aio_is_missing = True
+                _log.warning("no Linux AIO, threads do it all, which is slower: %s", error)
         return self._aio
 
     def _forget(self, entry: _Entry) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import queue
 import threading
@@ -24,8 +25,8 @@ from holdfast.storage.engine import Request
 MAX_THREADS: Final = 128
 """Threads of one pool, stuck ones included."""
 
-MAX_IDLE_THREADS: Final = 2
-"""Idle threads that are kept."""
+IDLE_S: Final = 2.0
+"""A thread that had nothing to do for so long ends. Starting threads for each burst costs ten times the I/O."""
 
 LANE_WORKERS: Final = 4
 """Calls of one lane that run at a time and are not overdue."""
@@ -38,6 +39,9 @@ LANE_QUEUE: Final = 256
 
 STACK_BYTES: Final = 256 * 1024
 """Small, because a daemon locks all its memory."""
+
+
+_log = logging.getLogger(__name__)
 
 
 class Job:
@@ -73,6 +77,8 @@ class ThreadPool:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads = 0
         self._idle = 0
+        self._least_idle = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._starved: deque[Lane] = deque()
         self._closed = False
 
@@ -85,9 +91,17 @@ class ThreadPool:
         """Hand the job to a thread; False when all are in use."""
         if self._idle:
             self._idle -= 1
+            self._least_idle = min(self._least_idle, self._idle)
         elif self._threads < self._max_threads:
+            try:
+                self._start_thread()
+            except RuntimeError as error:  # no memory, or the limit of processes: as if all were in use
+                _log.error("no further storage thread beside %d: %s", self._threads, error)
+                return False
             self._threads += 1
-            self._start_thread()
+            if self._timer is None and not self._closed:
+                self._least_idle = 0
+                self._timer = self._loop.call_later(IDLE_S, self._end_idle)
         else:
             return False
         self._jobs.put(job)
@@ -110,25 +124,35 @@ class ThreadPool:
 
     def finished(self, job: Job, result: object) -> None:
         """Called on the loop, when a thread has made its call."""
-        if self._idle < MAX_IDLE_THREADS and not self._closed:
-            self._idle += 1
-        else:
-            self._threads -= 1
-            self._jobs.put(None)
+        self._idle += 1
         lane = job.lane
         assert lane is not None
         lane.finished(job)
         job.done(result)
         for _ in range(len(self._starved)):  # a lane that is still starved comes back to the end
             self._starved.popleft().start_queued()
+        if self._closed:
+            self._end_threads(self._idle)
+
+    def _end_idle(self) -> None:
+        """Called every `IDLE_S` while there are threads: end those that were never needed since the last time."""
+        self._end_threads(self._least_idle)
+        self._least_idle = self._idle
+        self._timer = self._loop.call_later(IDLE_S, self._end_idle) if self._threads else None
+
+    def _end_threads(self, count: int) -> None:
+        for _ in range(count):
+            self._jobs.put(None)
+        self._idle -= count
+        self._threads -= count
 
     def close(self) -> None:
         """Let threads end when they have nothing to do. Stuck ones are left alone, queued calls are still made."""
         self._closed = True
-        for _ in range(self._idle):
-            self._jobs.put(None)
-        self._threads -= self._idle
-        self._idle = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._end_threads(self._idle)
 
 
 def _work(jobs: queue.SimpleQueue[Job | None], loop: asyncio.AbstractEventLoop, pool: ThreadPool) -> None:

@@ -33,7 +33,7 @@ from holdfast.lease.records import (
 )
 from holdfast.lease.verify import verify_host_block, verify_leader
 from holdfast.storage.buffers import POOL
-from holdfast.storage.disk import Disk
+from holdfast.storage.disk import Disk, Permit
 from holdfast.storage.errors import DeadlineError, StorageError
 
 MAX_BALLOT_TRIES = 1000
@@ -153,12 +153,22 @@ class Area:
         """The same for the leader sector."""
         await self.target.disk.settle(self.target.offset, self.geometry.sector_size, self.timeout_s)
 
-    async def write_leader(self, leader: Leader) -> bytes:
-        """Write the leader sector; returns the 200 bytes. StorageError is passed on."""
+    async def write_leader(self, leader: Leader, looked_at: float | None = None) -> bytes:
+        """Write the leader sector; returns the 200 bytes. StorageError is passed on.
+
+        `looked_at`: local instant of the look at the leader that this write rests on. If this process was held up
+        since then, others may have moved on: StartAgain, nothing is written.
+        """
         raw = leader.encode()
         if leader.resource_name == self.target.name:  # else verification would refuse it when it is read back
             self.known.leader = raw, leader
-        await self._write(0, raw)
+
+        def permit() -> None:
+            self.space.permit_lease_write()
+            if looked_at is not None and self.space.clock.now() - looked_at > timing.LOOK_VALID_S:
+                raise StartAgain
+
+        await self._write(0, raw, permit)
         return raw
 
     async def write_own_block(self, block: HostBlock) -> None:
@@ -173,12 +183,12 @@ class Area:
         self.known.remember_block(host_id, raw, block)
         await self._write(self.geometry.host_sector_offset(host_id), raw)
 
-    async def _write(self, offset: int, record: bytes) -> None:
+    async def _write(self, offset: int, record: bytes, permit: Permit | None = None) -> None:
         await self.target.disk.write(
             self.target.offset + offset,
             whole_sector(record, self.geometry.sector_size),
             self.timeout_s,
-            self.space.permit_lease_write,
+            permit or self.space.permit_lease_write,
         )
 
 
@@ -405,8 +415,10 @@ class Ballot:
     async def _commit(self, value: tuple[int, int, int]) -> Decided:
         """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""
         owner_id, owner_generation, timestamp = value
+        looked_at = None
         if (owner_id, owner_generation) != self._own_value:
             await self._before_helping(owner_id, owner_generation)
+            looked_at = self.space.clock.now()
         flags = self.leader.flags
         if owner_id == self.space.host_id:
             flags = flags | LFL_SHORT_HOLD if self.short_hold else flags & ~LFL_SHORT_HOLD
@@ -422,7 +434,7 @@ class Ballot:
             write_timestamp=max(1, int(self.space.clock.now())),
         )
         try:
-            raw = await self.area.write_leader(leader)
+            raw = await self.area.write_leader(leader, looked_at)
         except DeadlineError as error:
             raise self.area.error(Code.AIO_TIMEOUT, str(error)) from error
         except StorageError as error:

@@ -206,9 +206,10 @@ class StartAgain(Exception):
 class _Outrun(Exception):
     """Another host's ballot is ahead of ours."""
 
-    def __init__(self, code: Code, mbal: int) -> None:
+    def __init__(self, code: Code, mbal: int, lver: int = 0) -> None:
         self.code = code
         self.mbal = mbal
+        self.lver = lver
 
 
 class Unclear(LeaseError):
@@ -264,21 +265,38 @@ class Ballot:
         """
         try:
             await self._read_own_block()
-            number = ballot_number_above(self._own_in_instance().mbal, *self._slot)
+            last: _Outrun | None = None
+            if self.area.own_block.lver > self.next:
+                last = _Outrun(Code.DBLOCK_LVER, 0, self.area.own_block.lver)
             for attempt in range(MAX_BALLOT_TRIES):
-                if attempt:
+                if last is not None:
                     decided = await self._check_leader()
                     if decided is not None:
                         return decided
+                    if last.lver > self.next:
+                        self._catch_up(last.lver)
+                floor = max(self._own_in_instance().mbal, last.mbal if last else 0)
                 try:
-                    return await self._try(number)
+                    return await self._try(ballot_number_above(floor, *self._slot))
                 except _Outrun as outrun:
                     last = outrun
-                number = ballot_number_above(max(number, last.mbal), *self._slot)
                 await self.space.clock.sleep(self._retry_pause(attempt))
+            assert last is not None
             raise self.area.error(last.code, f"{MAX_BALLOT_TRIES} ballots were outrun by other hosts")
         except LeaseError as error:
             raise self._explain(error) from error
+
+    def _catch_up(self, lver: int) -> None:
+        """The leader went back: some host took part in deciding `lver`, and the leader, read after that, is older.
+
+        An original whose slow leader write arrives late does this (it commits other hosts' values). Whoever began
+        `lver` had seen that the version before was over, and over it stays (rule 3). So the ballot goes on there:
+        an accepted value is adopted as ever. Starting at the older version again would, in our own block, lower
+        what may hold an accepted value of the newer one (rule 7).
+        """
+        if lver > _U64 - 1:
+            raise self.area.error(Code.DBLOCK_LVER, f"host block with version {lver}")
+        self.next = lver
 
     async def _read_own_block(self) -> None:
         """Rule 7: within the instance our numbers only grow, also over a crash or a failed attempt of ours."""
@@ -385,7 +403,7 @@ class Ballot:
                 return blocks, decided
         for block in blocks.values():
             if block.lver > self.next:
-                raise _Outrun(Code.DBLOCK_LVER, 0)
+                raise _Outrun(Code.DBLOCK_LVER, 0, max(b.lver for b in blocks.values()))
             if block.lver == self.next and block.mbal > number:
                 largest = max(b.mbal for b in blocks.values() if b.lver == self.next)
                 raise _Outrun(Code.DBLOCK_MBAL, largest)
@@ -397,7 +415,7 @@ class Ballot:
         return max(candidates, key=lambda b: b.bal, default=None)
 
     async def _before_helping(self, owner_id: int, generation: int) -> None:
-        """Whether we write the leader for another owner of the chosen value: only if that owner is gone.
+        """Return when we write the leader for another owner of the chosen value, else raise.
 
         A live owner does it itself: it sees our larger ballot and tries again, or finishes in `retract`. Our
         write could be slow, and arrive when that owner has released and the next version is decided already: it
@@ -405,12 +423,29 @@ class Ballot:
         """
         space = self.space
         # An earlier life of our own host id is over.
-        if owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now()):
+        alive = owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now())
+        if alive and not await self._stays_given_up(owner_id):
             raise self.area.error(
                 Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
             )
         if await self._check_leader() is not None:
             raise StartAgain
+
+    async def _stays_given_up(self, owner_id: int) -> bool:
+        """Whether a live owner has released this version although the leader, for a while, does not show it.
+
+        Only a leader that went back looks so for longer than the owner's own I/O may take: then somebody has to
+        bring it forward, or nobody could take the lease before that host acquires it again.
+        """
+        for look in range(2):
+            if look:
+                await self.space.clock.sleep(self.area.timeout_s)
+            if await self._check_leader() is not None:
+                raise StartAgain
+            block = await self.area.read_block(owner_id)
+            if block.lver != self.next or not block.released or not block.bal:
+                return False
+        return True
 
     async def _commit(self, value: tuple[int, int, int]) -> Decided:
         """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""

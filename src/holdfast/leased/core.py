@@ -336,6 +336,7 @@ class LeaseDaemon:
     async def _run(self, entry: Entry, call: Call) -> None:
         """One command from start to reply; the outermost boundary for its errors."""
         reply: bytes | None
+        close = False
         try:
             outcome = _handler(entry, call.header)(self, call)
             reply = await outcome if isinstance(outcome, Awaitable) else outcome
@@ -345,10 +346,12 @@ class LeaseDaemon:
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
             reply = wire.encode_reply(call.header, ERROR)
+            # Some clients wait for a body after any result; the end of the connection tells them.
+            close = True
         if entry.context is Context.REGISTERED:
             self._end_command(call)
         if reply is not None:
-            call.connection.reply(reply)
+            call.connection.reply(reply, close=close)
         call.connection.resume()
 
     def _end_command(self, call: Call) -> None:

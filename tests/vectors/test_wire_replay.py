@@ -159,7 +159,7 @@ class Replay:
         """The daemon has noticed who is gone, and has released what they held."""
         daemon = self.host.daemon
         releasing = any(lease.stage is Stage.REM for lease in daemon.leases)
-        return len(daemon.clients) <= len(self.peers) and not releasing
+        return self.host.serving.done() or (len(daemon.clients) <= len(self.peers) and not releasing)
 
     def request(self, record: dict[str, Any]) -> bytes:
         raw = self.local(bytes.fromhex(record["hex"]))

@@ -32,6 +32,7 @@ from holdfast.client.space import SpaceRequest, check_space_path, ensure_joined,
 from holdfast.client.status import SpaceStatus, Status
 from holdfast.client.supervision import EXIT_BY_SIGNAL, SIGNAL_NAMES, Supervision, boottime
 from holdfast.client.terminal import Terminal, in_shared_foreground, leads_foreground
+from holdfast.client.warden import MARK_NAME, Warden
 from holdfast.client.watch import LeaseWatch
 from holdfast.lease import timing
 from holdfast.lease.errors import LeaseError
@@ -94,17 +95,29 @@ def run(options: RunOptions, report: Report) -> int:
     """
     become_subreaper()
     child = GatedChild.fork(options.command, own_group=not in_shared_foreground())
+    warden = Warden.fork(child.pid if child.own_group else 0)
     terminal = Terminal(child.pid) if child.own_group and leads_foreground() else None
-    return asyncio.run(_Run(options, report, child, terminal).main())
+    try:
+        return asyncio.run(_Run(options, report, child, warden, terminal).main())
+    finally:
+        warden.dismiss()
 
 
 class _Run:
     """One run, step by step."""
 
-    def __init__(self, options: RunOptions, report: Report, child: GatedChild, terminal: Terminal | None) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        report: Report,
+        child: GatedChild,
+        warden: Warden,
+        terminal: Terminal | None,
+    ) -> None:
         self._options = options
         self._report = report
         self._child = child
+        self._warden = warden
         self._terminal = terminal
         self._embedded: EmbeddedDaemon | None = None
         self._daemon = Daemon(options.run_dir)
@@ -236,6 +249,7 @@ class _Run:
         versions = [self._version(status, lease) for lease in leases]
         space = self._spaces[leases[0].space]
         return {
+            MARK_NAME: self._warden.mark,
             "HOLDFAST_LEASE": " ".join(map(str, leases)),
             "HOLDFAST_LEASE_VERSION": " ".join(map(str, versions)),
             "HOLDFAST_SPACE": leases[0].space,
@@ -254,8 +268,9 @@ class _Run:
     # While it runs
 
     async def _supervise(self, watch: LeaseWatch, environ: dict[str, str], leases: Sequence[LeaseAddress]) -> int:
-        own = frozenset({self._embedded.pid} if self._embedded else ())
-        supervision = Supervision(self._child, own, self._terminal)
+        own = frozenset({self._warden.pid, *([self._embedded.pid] if self._embedded else ())})
+        watched = self._embedded.pid if self._embedded else 0
+        supervision = Supervision(self._child, own, self._terminal, watched)
         supervision.may_continue = lambda: not watch.expired()
         supervision.start()
         try:
@@ -280,7 +295,7 @@ class _Run:
     async def _until_end(self, supervision: Supervision, watch: LeaseWatch) -> Verdict | None:
         """None once the command and all its descendants are gone; the verdict when the lease is lost before."""
         watching = asyncio.create_task(watch.until_lost(on_warning=self._warn), name="watch")
-        daemon_gone = asyncio.create_task(supervision.left_out_exited.wait(), name="private daemon")
+        daemon_gone = asyncio.create_task(supervision.watched_exited.wait(), name="private daemon")
         ending = asyncio.create_task(self._until_gone(supervision, watch), name="command")
         tasks = {watching, daemon_gone, ending}
         try:
@@ -345,6 +360,7 @@ class _Run:
         """Run the --on-lost=exec command; 0 when that fails."""
         environ = {
             **os.environ,
+            MARK_NAME: self._warden.mark,
             "HOLDFAST_LOST_PID": str(self._child.pid),
             "HOLDFAST_LOST_REASON": verdict.lost,
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, Protocol
 
@@ -81,6 +82,7 @@ class Connection:
         "_reading",
         "_refusal",
         "_stall_timer",
+        "accepted_at",
         "client",
         "closed",
         "detached",
@@ -93,6 +95,7 @@ class Connection:
     ) -> None:
         self.sock = sock
         self.client = client
+        self.accepted_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.closed = False
         self.detached = False
         self.suspended = False

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
@@ -33,7 +32,7 @@ from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
-from holdfast.storage import Device, Faults, close_disk, close_storage, open_disk
+from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
-_UCRED: Final = struct.Struct("3i")
 
 
 class Call(NamedTuple):
@@ -199,7 +197,6 @@ class LeaseDaemon:
         self.alarm.close()
         if not len(self.spaces):
             self.record.close()
-        close_storage()
 
     # -- connections ---------------------------------------------------------------------------------------
 
@@ -339,6 +336,7 @@ class LeaseDaemon:
     async def _run(self, entry: Entry, call: Call) -> None:
         """One command from start to reply; the outermost boundary for its errors."""
         reply: bytes | None
+        close = False
         try:
             outcome = _handler(entry, call.header)(self, call)
             reply = await outcome if isinstance(outcome, Awaitable) else outcome
@@ -348,10 +346,12 @@ class LeaseDaemon:
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
             reply = wire.encode_reply(call.header, ERROR)
+            # Some clients wait for a body after any result; the end of the connection tells them.
+            close = True
         if entry.context is Context.REGISTERED:
             self._end_command(call)
         if reply is not None:
-            call.connection.reply(reply)
+            call.connection.reply(reply, close=close)
         call.connection.resume()
 
     def _end_command(self, call: Call) -> None:
@@ -369,10 +369,8 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
-        pid, _, _ = _UCRED.unpack(
-            call.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
-        self.clients.register(client, pid, Process(pid))
+        process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        self.clients.register(client, process.pid, process)
 
     def _restrict(self, call: Call) -> bytes:
         call.connection.client.restricted = call.header.cmd_flags

@@ -16,7 +16,6 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from holdfast.client import locations
 from holdfast.client.acquiring import Obstacle, acquire_patiently, find_obstacle
@@ -28,6 +27,7 @@ from holdfast.client.errors import ClientError, DaemonUnreachable, NotAcquired
 from holdfast.client.gated import GatedChild, become_subreaper, exec_exit_code
 from holdfast.client.host_ids import read_membership
 from holdfast.client.proof import Held, Proof, Verdict, read_clocks
+from holdfast.client.report import Report
 from holdfast.client.space import SpaceRequest, check_space_path, ensure_joined, locate, make_space_file
 from holdfast.client.status import SpaceStatus, Status
 from holdfast.client.supervision import EXIT_BY_SIGNAL, SIGNAL_NAMES, Supervision, boottime
@@ -49,18 +49,6 @@ PROBE_TIMEOUT_S = 5.0
 RELEASE_TIMEOUT_S = 20.0
 NO_KILLPATH = "/bin/true"
 """With --on-lost=exec the daemon runs this instead of sending SIGTERM: the grace time belongs to the handler."""
-
-
-class Report(Protocol):
-    """Where progress goes."""
-
-    def say(self, text: str) -> None:
-        """Something happened; one line."""
-        ...
-
-    def waiting(self, text: str, left_s: float | None = None) -> None:
-        """Something goes on, for `left_s` seconds at least when that is known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,12 +201,10 @@ class _Run:
                     raise check_space_path(path, offset, space, error) from error
         elif status.space(space) is None:
             file = self._space_file(space)
-            await make_space_file(
-                self._daemon, file, space, io_timeout or DEFAULT_FILE_IO_TIMEOUT_S, self._report.say
-            )
+            await make_space_file(self._daemon, file, space, io_timeout or DEFAULT_FILE_IO_TIMEOUT_S, self._report)
             path = str(file)
         request = SpaceRequest(space, path, offset, options.host_id, io_timeout)
-        return await ensure_joined(self._daemon, request, self._report.waiting)
+        return await ensure_joined(self._daemon, request, self._report)
 
     @staticmethod
     def _space_file(space: str) -> Path:
@@ -230,8 +216,15 @@ class _Run:
     async def _acquire(self, leases: Sequence[LeaseAddress]) -> None:
         options, child = self._options, self._child
 
-        async def attempt() -> None:
-            await self._daemon.acquire_for(child.pid, *leases, shared=options.shared, owner_name="holdfast run")
+        async def attempt(flags: int, timeout_s: float) -> None:
+            await self._daemon.acquire_for(
+                child.pid,
+                *leases,
+                shared=options.shared,
+                flags=flags,
+                owner_name="holdfast run",
+                timeout_s=timeout_s,
+            )
 
         async def obstacles(code: int) -> list[Obstacle]:
             found = [await find_obstacle(self._daemon, lease, code) for lease in leases]
@@ -242,7 +235,7 @@ class _Run:
                 self._report.waiting(f"waiting: {obstacle}", obstacle.free_in_s)
 
         self._report.waiting("acquiring " + ", ".join(map(str, leases)))
-        await acquire_patiently(attempt, wait_s=options.wait_s, obstacle=obstacles, on_wait=report)
+        await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
 
     async def _environment(self, leases: Sequence[LeaseAddress]) -> dict[str, str]:
         status = await self._daemon.status()
@@ -305,6 +298,10 @@ class _Run:
             if daemon_gone.done() and not ending.done():
                 return Verdict(watch.proof.deadline, "the private lease daemon has ended")
             ending.result()
+            if (supervision.exit_code or 0) > EXIT_BY_SIGNAL:
+                # Perhaps the daemon was faster than we and killed it for the loss of the lease.
+                verdict = await watch.look(PROBE_TIMEOUT_S)
+                return verdict if verdict.lost else None
             return None
         finally:
             for task in tasks:

@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.testing.sim_disk import NEVER, SimStorage
 from holdfast.testing.virtual_loop import run_virtual
@@ -131,7 +132,8 @@ class Cluster:
             running = asyncio.create_task(daemon.run())
             trouble = asyncio.create_task(self._trouble(machine, daemon, running, rng))
             try:
-                await asyncio.wait([machine.down, running, trouble], return_when=asyncio.FIRST_COMPLETED)
+                ends: list[asyncio.Future[Any]] = [machine.down, running, trouble]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 if not machine.down.done():
                     await self._after_the_daemon(machine, running, trouble)
             finally:

@@ -158,16 +158,8 @@ class Daemon:
         A late leader write of a host that others believe to be gone would overwrite the next owner; while the watchdog
         is not cleared, the reset ends it in time (spec 13, remaining assumptions).
         """
-        disk = self.machine.disk
         self._member.close()
-        while True:
-            try:
-                # The original waits for all its I/O when a lockspace's thread ends (spec 4, shutdown of a context).
-                first = MIB if self.machine.ours else 0
-                await disk.settle(first, (1 + self.workload.resources) * MIB - first, float(self.io))
-                break
-            except StorageError:
-                self.counts.add("waits for outstanding lease writes")
+        await self._settle(MIB if self.machine.ours else 0)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         await self.machine.clear()
@@ -175,6 +167,20 @@ class Daemon:
             await self._member.leave()
         except LeaseError as error:
             self.counts.add(f"leave failed {error.code}")
+
+        if not self.machine.ours:
+            # The original waits for all its I/O when a lockspace's thread ends (spec 4, shutdown of a context).
+            await self._settle(0)
+
+    async def _settle(self, first: int) -> None:
+        """Return when no write of this host to the disk from byte `first` on is outstanding."""
+        size = (1 + self.workload.resources) * MIB
+        while True:
+            try:
+                await self.machine.disk.settle(first, size - first, float(self.io))
+                return
+            except StorageError:
+                self.counts.add("waits for outstanding lease writes")
 
     # --- clients
 
@@ -229,7 +235,7 @@ class Daemon:
         except LeaseError as error:
             self.counts.add(f"convert {error.code}")
             self._trace(f"convert {name} to {'SH' if shared else 'EX'}: {error.code}")
-            if shared and not self._member.is_shared(lease) and self._still_acts(process):
+            if shared and self.machine.ours and not self._member.is_shared(lease) and self._still_acts(process):
                 self.ledger.convert(process, False, process.lver)
             return lease
         if self._still_acts(process) and not shared and not self._member.is_failed():

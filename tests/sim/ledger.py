@@ -31,6 +31,8 @@ class Incarnation:
     over: str = ""
     """Why nothing of it can act any more although the promise runs: `left`, `reset` (and booted again)."""
     failed: bool = False
+    gone: bool = False
+    """Its machine was reset, or its daemon gave the lockspace up."""
 
 
 @dataclass(eq=False)
@@ -153,6 +155,11 @@ class Ledger:
         """Whether nothing of that incarnation can act, and its deadline has passed."""
         incarnation = self.incarnations.get((host_id, generation))
         return incarnation is None or bool(incarnation.over) or self.now() >= incarnation.promise
+
+    def is_gone(self, host_id: int, generation: int) -> bool:
+        """Whether that incarnation's machine was reset or left since, or took the id again."""
+        incarnation = self.incarnations.get((host_id, generation))
+        return incarnation is None or incarnation.gone or self.is_over(host_id, generation)
 
     def spoil(self, host: str, resource: str, why: str) -> None:
         """An original did it; what follows on this resource is not held against anybody."""

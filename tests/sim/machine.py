@@ -86,6 +86,7 @@ class Machine:
         self.power.crash()
         self.disk.crash(min(promise, self.back_at))
         if self.incarnation is not None:
+            self.incarnation.gone = True
             self.ledger.end_all(self.incarnation, "host reset")
         if self._timer is not None:
             self._timer.cancel()
@@ -111,6 +112,8 @@ class Machine:
 
     async def clear(self) -> None:
         self._expiry = None
+        if self.incarnation is not None:
+            self.incarnation.gone = True
         self.incarnation = None
         self.ledger.trace(self.name, "watchdog cleared")
 

@@ -319,12 +319,25 @@ def _released(block: HostBlock) -> HostBlock:
 
 async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
     """Spec 8.6 steps 3 to 6: only a leader that is exactly the one we wrote is freed (rule 11)."""
+    for _ in range(MAX_RESTARTS):
+        try:
+            await _look_and_free(lease, new_name)
+        except StartAgain:
+            continue
+        return
+    raise lease.area.error(
+        Code.AIO_TIMEOUT, f"held up {MAX_RESTARTS} times between reading and freeing the leader"
+    )
+
+
+async def _look_and_free(lease: Lease, new_name: str | None) -> None:
     area = lease.area
     try:
         await area.settle_leader()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     raw, leader = await area.read_leader()
+    looked_at = lease.space.clock.now()
     if leader.write_id != lease.space.host_id:
         return  # Another host committed for us, or the lease has moved on. RELEASED says the rest.
     if lease.freeing and not leader.timestamp and leader.lver == lease.lver:
@@ -341,9 +354,12 @@ async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
         write_generation=lease.generation,
         write_timestamp=max(1, int(lease.space.clock.now())),
     )
-    lease.freeing = True
+    before, lease.freeing = lease.freeing, True
     try:
-        await area.write_leader(freed)
+        await area.write_leader(freed, looked_at)
+    except StartAgain:
+        lease.freeing = before
+        raise
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     lease.leader_unclear = False

@@ -22,6 +22,10 @@ OBSERVER_MARGIN_S = 1.0
 """What a waiter adds to another host's dead time: the original waits for whole seconds with a strict `>`,
 which costs it up to one second; we spend the same second on clocks that do not run alike."""
 
+LOOK_VALID_S = 0.5
+"""Freeing the leader, or writing it for another host, rests on a look at it that is not older than this: a process
+that was held up in between looks again, because others may have moved on."""
+
 BALLOT_RETRY_MIN_S = 0.005
 BALLOT_RETRY_MAX_S = 0.05
 """Back-off after a ballot that met a larger one; safety does not rest on it (spec 14)."""

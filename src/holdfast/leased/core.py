@@ -32,7 +32,7 @@ from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
-from holdfast.storage import Device, Faults, close_disk, close_storage, open_disk
+from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,6 @@ class LeaseDaemon:
         self.alarm.close()
         if not len(self.spaces):
             self.record.close()
-        close_storage()
 
     # -- connections ---------------------------------------------------------------------------------------
 

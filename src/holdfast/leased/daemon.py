@@ -23,6 +23,7 @@ from holdfast.lease import timing
 from holdfast.leased.core import BACKLOG, LeaseDaemon
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
+from holdfast.storage import close_storage
 from holdfast.version import __version__
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,17 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
         listener = listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(daemon.run(listener))
+        asyncio.run(_serve(daemon, listener))
     finally:
         os.close(lock)
     return EXIT_OK
+
+
+async def _serve(daemon: LeaseDaemon, listener: socket.socket) -> None:
+    try:
+        await daemon.run(listener)
+    finally:
+        close_storage()
 
 
 def _extra(options: DaemonOptions) -> str:

@@ -77,7 +77,7 @@ def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
     """The scenario of a seed. `kind` forces a class."""
     rng = random.Random(f"scenario {seed} {mode}")
     kinds = list(CLASSES)
-    kind = kind or rng.choices(kinds, weights=(35, 15, 20, 15, 5, 10))[0]
+    kind = kind or rng.choices(kinds, weights=(30, 15, 20, 15, 10, 10))[0]
     count = rng.choice((2, 3, 3, 4, 5, 8)) if kind in ("calm", "everything") else rng.choice((2, 3, 3, 3, 4, 5))
     if kind in ("slow contended", "id clash"):
         count = rng.choice((3, 3, 4))

@@ -178,9 +178,11 @@ class SimStorage:
 
     def peek(self, offset: int, length: int) -> bytes:
         """What is on the disk now, without any I/O."""
-        out = bytearray(length)
-        self._copy(memoryview(out), offset, 0, length)
-        return bytes(out)
+        step = self.block_size
+        first = offset // step * step
+        out = bytearray((offset + length + step - 1) // step * step - first)
+        self._copy(memoryview(out), first, 0, len(out))
+        return bytes(out[offset - first : offset - first + length])
 
     def poke(self, offset: int, data: bytes) -> None:
         """Change the disk at once, behind everybody's back. Whole blocks."""
@@ -193,7 +195,7 @@ class SimStorage:
         self.faults[kind] = self.faults.get(kind, 0) + 1
 
     def _copy(self, view: memoryview, offset: int, start: int, end: int) -> None:
-        """Bytes [offset+start, offset+end) of the disk to view[start:end)."""
+        """Bytes [offset+start, offset+end) of the disk to view[start:end). Whole blocks."""
         low, high = offset + start, offset + end
         from_base = self._base[low:high]
         view[start : start + len(from_base)] = from_base

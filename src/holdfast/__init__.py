@@ -28,10 +28,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _CLIENT:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from holdfast import client
+if not TYPE_CHECKING:
+    # Hidden from type checkers: they know the names above, and must report others.
+    def __getattr__(name: str) -> object:
+        if name not in _CLIENT:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from holdfast import client
 
-    value: object = getattr(client, name)
-    return value
+        value: object = getattr(client, name)
+        return value

@@ -6,15 +6,20 @@ import contextlib
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 
 from tests.interop.hosts import OURS, REAL, Host, running, what_is_missing
-from tests.interop.takeover import Takeover, run_takeover
+from tests.interop.takeover import Takeover, run_busy_id, run_takeover
+
+T = TypeVar("T")
+Command = tuple[str, ...]
+DIRECTIONS = ("from original", "from holdfast")
+Scenarios = dict[str, Future[T]]
 
 
 class StartHost(Protocol):
@@ -56,20 +61,36 @@ def real_programs() -> None:
     pytest.skip(missing)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def takeovers(request: pytest.FixtureRequest, real_programs: None) -> Iterator[dict[str, Future[Takeover]]]:
-    """The long scenarios of test_takeover.py, started with the first interop test, beside the others."""
+@contextlib.contextmanager
+def scenarios(
+    request: pytest.FixtureRequest, run: Callable[[Command, Command, Path], T]
+) -> Iterator[Scenarios[T]]:
+    """Run a long scenario of test_takeover.py in both directions, beside the tests, if it was asked for."""
     wanted = any(item.path.name == "test_takeover.py" for item in request.session.items)
-    directions = {"from original": (REAL, our_command()), "from holdfast": (our_command(), REAL)}
+    programs = (REAL, our_command())
     with contextlib.ExitStack() as stack:
-        homes = {direction: stack.enter_context(private_directory()) for direction in directions}
+        homes = [stack.enter_context(private_directory()) for _ in DIRECTIONS]
         # Entered last: at the end it waits for the scenarios before their directories go.
-        pool = stack.enter_context(ThreadPoolExecutor(len(directions)))
+        pool = stack.enter_context(ThreadPoolExecutor(len(DIRECTIONS)))
         yield {
-            direction: pool.submit(run_takeover, *commands, homes[direction])
-            for direction, commands in directions.items()
+            direction: pool.submit(run, first, second, home)
+            for direction, first, second, home in zip(DIRECTIONS, programs, programs[::-1], homes, strict=True)
             if wanted
         }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def takeovers(request: pytest.FixtureRequest, real_programs: None) -> Iterator[Scenarios[Takeover]]:
+    """Takeovers from a killed host, started with the first interop test."""
+    with scenarios(request, run_takeover) as futures:
+        yield futures
+
+
+@pytest.fixture(scope="session", autouse=True)
+def busy_ids(request: pytest.FixtureRequest, real_programs: None) -> Iterator[Scenarios[str]]:
+    """Joins with a living host's id, started with the first interop test."""
+    with scenarios(request, run_busy_id) as futures:
+        yield futures
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""One host dies (daemon and client killed with -9), the other takes its lease over: the scenario and its facts.
+"""Scenarios that take a dead host's time, 8 x io_timeout + 60 s; they run in threads beside the tests.
 
-It takes the dead host's time, 8 x io_timeout + 60 s, so it runs in a thread beside the other interop tests.
+One host dies (daemon and client killed with -9) and the other takes its lease over; or one lives and the other
+wants its host id.
 """
 
 from __future__ import annotations
@@ -76,6 +77,25 @@ def run_takeover(owner_command: tuple[str, ...], taker_command: tuple[str, ...],
         owner_lver=owner_lver,
         taker_lver=int(second[1]),
     )
+
+
+def run_busy_id(owner_command: tuple[str, ...], intruder_command: tuple[str, ...], directory: Path) -> str:
+    """One host lives under a host id while another tries to join with it: what the other is told."""
+    area = new_file(directory / "leases", 2)
+    resource = f"{SPACE}:{RESOURCE}:{area}:{MIB}"
+    with (
+        running(owner_command, directory / "owner", "owner") as owner,
+        running(intruder_command, directory / "intruder", "intruder") as intruder,
+    ):
+        assert owner.cli("client", "init", "-s", f"{SPACE}:0:{area}:0", "-o", str(IO_TIMEOUT_S)).status == 0
+        assert owner.cli("client", "init", "-r", resource).status == 0
+        _join(owner, OWNER_ID, area)
+        holder = owner.hold(resource)
+        joining = ("client", "add_lockspace", "-s", f"{SPACE}:{OWNER_ID}:{area}:0", "-o", str(IO_TIMEOUT_S))
+        answer = intruder.cli(*joining, limit_s=LIMIT_S)
+        assert holder.poll() is None, "the rightful owner's process was killed"
+        assert owner.is_live(SPACE, OWNER_ID)
+    return answer.output
 
 
 def _join(host: Host, host_id: int, area: Path) -> None:

@@ -14,7 +14,9 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from holdfast.lease import timing
 from holdfast.leased import wire
 from holdfast.leased.core import LeaseDaemon
 from holdfast.leased.daemon import listen, make_run_dir
@@ -116,6 +118,7 @@ class LeasedHost:
         self.directory = directory
         self.options = options
         self.daemon = LeaseDaemon(options, LogRing(LineFormatter(False)))
+        self.serving: asyncio.Task[None]
         self._peers: list[Peer] = []
         self._children: list[asyncio.subprocess.Process] = []
 
@@ -214,11 +217,11 @@ class LeasedHost:
             await child.wait()
         for peer in self._peers:
             peer.close()
-        await self.until(lambda: not len(self.daemon.clients))
+        await self.until(lambda: self.serving.done() or not len(self.daemon.clients))
 
 
 @contextlib.asynccontextmanager
-async def leased_host(directory: Path, **settings: Any) -> AsyncIterator[LeasedHost]:
+async def leased_host(directory: Path, quick_join: bool = True, **settings: Any) -> AsyncIterator[LeasedHost]:
     """A daemon for the duration of the block; everything is gone afterwards."""
     settings.setdefault("use_watchdog", False)
     settings.setdefault("fire_timeout_s", 10)
@@ -232,13 +235,18 @@ async def leased_host(directory: Path, **settings: Any) -> AsyncIterator[LeasedH
         assert process.pid != own_pid, "a test client of this process would have been killed"
         return really_signal(process, number)
 
-    Process.signal = never_ourselves  # type: ignore[method-assign]
-    serving = asyncio.create_task(host.daemon.run(listen(options)))
-    try:
-        yield host
-        await host.close_clients()
-    finally:
-        host.daemon.shutdown_forced()
-        async with asyncio.timeout(PATIENCE_S):
-            await serving
-        Process.signal = really_signal  # type: ignore[method-assign]
+    patches: list[Any] = [mock.patch.object(Process, "signal", never_ourselves)]
+    if quick_join:
+        # How long a joining host waits for a rival is the business of the tests of `lease.lockspace`.
+        patches.append(mock.patch.object(timing, "join_check_delay", return_value=0.01))
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        serving = host.serving = asyncio.create_task(host.daemon.run(listen(options)))
+        try:
+            yield host
+            await host.close_clients()
+        finally:
+            host.daemon.shutdown_forced()
+            async with asyncio.timeout(PATIENCE_S):
+                await serving

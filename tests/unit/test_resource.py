@@ -326,6 +326,45 @@ def test_somebody_else_may_commit_our_value() -> None:
     play(scenario)
 
 
+def test_a_leader_that_went_back_is_brought_forward() -> None:
+    """An original's slow leader write for another host arrives when later versions are decided already."""
+
+    async def scenario(site: Site) -> None:
+        one, two, three = await asyncio.gather(*(site.joined(host_id) for host_id in (1, 2, 3)))
+        await release(await take(site, one))
+        late = site.peek_leader()._replace(timestamp=7, write_id=9)
+        await release(await take(site, two))
+        await release(await take(site, one))
+        await release(await take(site, two))
+        site.poke_leader(late)
+        highest = site.peek_block(2)
+        renewing = [asyncio.ensure_future(space.keep_renewing()) for space in (one, two, three)]
+        await three.clock.sleep(3 * IO)
+        assert await code_of(take(site, three)) == Code.ACQUIRE_OTHER
+        assert (site.peek_leader().lver, site.peek_leader().owner_id) == (4, 2), "nothing is decided twice"
+        assert (await take(site, three)).lver == 5
+        assert site.peek_block(2) == highest
+        for space in (one, two, three):
+            space.stop_renewing()
+        await asyncio.gather(*renewing)
+
+    play(scenario)
+
+
+def test_our_own_block_of_a_later_version_is_never_lowered() -> None:
+    """Rule 7: after the leader went back, our accepted value of the later version must survive."""
+
+    async def scenario(site: Site) -> None:
+        space = await site.joined(1)
+        site.poke_block(1, HostBlock(2001, 2001, 1, 1, 50, 3, DBLOCK_FL_RELEASED))
+        site.poke_leader(FREE_LEASE._replace(lver=1, owner_id=1, owner_generation=1))
+        lease = await take(site, space)
+        assert lease.lver == 3
+        assert site.peek_block(1).mbal == 4001
+
+    play(scenario)
+
+
 # -- owners, dead and alive --------------------------------------------------------------------------------
 
 

@@ -34,6 +34,9 @@ OPEN_TIMEOUT_S = 10.0
 def parser() -> argparse.ArgumentParser:
     """Options and help."""
     made = Parser("lease init", "Initialise a lockspace, a resource index or a resource on storage.", EPILOG)
+    made.usage = (
+        "holdfast lease init (--space S:0:PATH:OFF | --index S:PATH:OFF | --resource S:R[:PATH:OFF]) [options]"
+    )
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument("--space", metavar="SPACE:0:PATH:OFFSET", type=address(SpaceAddress))
     what.add_argument("--index", metavar="SPACE:PATH:OFFSET", type=address(IndexAddress))

@@ -155,7 +155,12 @@ async def locate(daemon: Daemon, lease: LeaseAddress, space: SpaceStatus, *, cre
                     raise
                 # Two creators may both succeed (names are not checked for duplicates): the next lookup gives
                 # everybody the same, lowest entry. So the offset answered here is not used.
-                await daemon.create_resource(index, lease.resource)
+                try:
+                    await daemon.create_resource(index, lease.resource)
+                except ClientError as refused:
+                    # A daemon may refuse a second entry of the same name: somebody was faster.
+                    if refused.code != -17:
+                        raise
                 entry = await daemon.lookup(index, lease.resource)
             disk = wire.Disk(space.path, entry.offset)
             return LeaseAddress(lease.space, lease.resource, (disk,), lease.lver, lease.shared)

@@ -13,6 +13,7 @@ from holdfast.storage.buffers import Buffer
 
 _COARSE = 64 * 1024
 _FINE = 8 * 1024
+_FINEST = 2 * 1024
 
 # PyDLL keeps the interpreter lock: one call compares at most 64 KiB (microseconds), and giving the lock
 # up and getting it back would cost more than the comparison.
@@ -78,9 +79,11 @@ def _differing(here: int, there: int, stride: int, sector_size: int, first: int,
             fine_end = min(fine + _FINE, coarse_end)
             if not memcmp(here + fine, there + stride * fine, fine_end - fine):
                 continue
-            found += [
-                position // sector_size
-                for position in range(fine, fine_end, sector_size)
-                if memcmp(here + position, there + stride * position, sector_size)
-            ]
+            for finest in range(fine, fine_end, max(_FINEST, sector_size)):
+                finest_end = min(finest + max(_FINEST, sector_size), fine_end)
+                if not memcmp(here + finest, there + stride * finest, finest_end - finest):
+                    continue
+                for position in range(finest, finest_end, sector_size):
+                    if memcmp(here + position, there + stride * position, sector_size):
+                        found.append(position // sector_size)
     return found

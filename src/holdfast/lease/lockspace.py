@@ -22,6 +22,7 @@ from holdfast.lease.errors import Code, LeaseError, storage_code
 from holdfast.lease.geometry import Geometry, from_record
 from holdfast.lease.hosts import HostTable, Notice
 from holdfast.lease.inspect import Kind, detect_geometry
+from holdfast.lease.known import KnownAreas
 from holdfast.lease.notify import Outbox
 from holdfast.lease.records import BITMAP_OFFSET, LEADER_SIZE, Leader, encode_bitmap, encode_name, whole_sector
 from holdfast.lease.signal import Signal
@@ -167,6 +168,8 @@ class Lockspace:
         self._watch_limit = watch_limit
         self._trust_own_name = trust_own_name
         self._read_extend_s = 0.5 if read_extend_s == 0 else read_extend_s or float(io_timeout)
+        self.known = KnownAreas()
+        self._fail_after = timing.fail_after(io_timeout)
         self._failed = False
         self._sealed = False
         self._aborted = Signal()
@@ -209,8 +212,9 @@ class Lockspace:
 
     def seal(self) -> None:
         """From now on no lease write is submitted: the lockspace failed, or is being removed."""
-        self._sealed = True
-        self.changed.pulse()
+        if not self._sealed:
+            self._sealed = True
+            self.changed.pulse()
 
     def close_leases(self) -> None:
         """Removal began; its users are being killed and their leases end with the host id (rule 16)."""
@@ -218,7 +222,9 @@ class Lockspace:
 
     def permit_lease_write(self) -> None:
         """Rule 15, asked right before each leader, host block, request or LVB write is submitted."""
-        if self._sealed or not self.joined or self.check() is Health.FAILED:
+        # Asked five times per acquire: only the facts that forbid it, no verdict.
+        overdue = self.clock.now() >= self.last_success + self._fail_after
+        if overdue or self._sealed or self.corrupt or not self.joined:
             raise LeaseError(ENOSPC, f"lockspace {self.name}: lost or being removed, nothing is written for it")
 
     def require_usable(self) -> None:

@@ -21,6 +21,7 @@ from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
 from holdfast.lease.errors import Code, LeaseError, storage_code
 from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_ALIGN_MASK, LFL_SHORT_HOLD, Geometry, from_record
+from holdfast.lease.known import KnownArea
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.records import (
     HOST_BLOCK_SIZE,
@@ -59,7 +60,10 @@ class Area:
     geometry: Geometry
     own_block: HostBlock = field(default_factory=HostBlock)
     """What the last write to our own block contained, whether it is known to have arrived or not."""
-    _known_blocks: dict[int, tuple[bytes, HostBlock]] = field(default_factory=dict)
+    known: KnownArea = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known = self.space.known.get(self.target.disk.path, self.target.offset, self.target.name)
 
     @property
     def timeout_s(self) -> float:
@@ -91,10 +95,15 @@ class Area:
 
     def believe(self, raw: bytes) -> Leader:
         """The verification of spec 8.1."""
+        known = self.known.leader
+        if known is not None and known[0] == raw:
+            return known[1]
         try:
-            return verify_leader(raw, self.space.name, self.target.name, self.space.host_id)
+            leader = verify_leader(raw, self.space.name, self.target.name, self.space.host_id)
         except LeaseError as error:
             raise self.error(error.code, f"{self.target.disk.path}:{self.target.offset}: {error.detail}") from None
+        self.known.leader = raw, leader
+        return leader
 
     async def read_block(self, host_id: int) -> HostBlock:
         """Verified read of one host's block. LeaseError DBLOCK_CHECKSUM and storage codes."""
@@ -103,13 +112,18 @@ class Area:
             sector = await self.target.disk.read(offset, self.geometry.sector_size, self.timeout_s)
         except StorageError as error:
             raise self.error(storage_code(error), str(error)) from error
-        return self._verified_block(host_id, sector)
+        return self._verified_block(host_id, sector[:HOST_BLOCK_SIZE])
 
-    def _verified_block(self, host_id: int, sector: bytes | memoryview) -> HostBlock:
+    def _verified_block(self, host_id: int, raw: bytes) -> HostBlock:
+        known = self.known.blocks.get(host_id)
+        if known is not None and known[0] == raw:
+            return known[1]
         try:
-            return verify_host_block(sector)
+            block = verify_host_block(raw)
         except LeaseError as error:
             raise self.error(error.code, f"host {host_id}: {error.detail}") from None
+        self.known.remember_block(host_id, raw, block)
+        return block
 
     async def read_all(self, num_hosts: int) -> tuple[bytes, dict[int, HostBlock]]:
         """One read of the leader's 200 bytes and all used host blocks 1…num_hosts (rule 6: all of them).
@@ -119,7 +133,6 @@ class Area:
         size = self.geometry.sector_size
         block_size = self.target.disk.block_size
         length = ((FIRST_HOST_SECTOR + num_hosts) * size + block_size - 1) // block_size * block_size
-        known = self._known_blocks
         blocks: dict[int, HostBlock] = {}
         with POOL.borrow(length) as buffer:
             await self.target.disk.read_into(buffer, self.target.offset, length, self.timeout_s)
@@ -128,11 +141,7 @@ class Area:
             for index in used_sectors(buffer, size, FIRST_HOST_SECTOR, num_hosts):
                 host_id = index - FIRST_HOST_SECTOR + 1
                 raw = bytes(view[index * size : index * size + HOST_BLOCK_SIZE])
-                seen = known.get(host_id)
-                if seen is None or seen[0] != raw:
-                    # Most blocks are as they were in the reading before: verified already.
-                    seen = known[host_id] = (raw, self._verified_block(host_id, raw))
-                blocks[host_id] = seen[1]
+                blocks[host_id] = self._verified_block(host_id, raw)
         return leader, blocks
 
     async def settle_own_block(self) -> None:
@@ -151,6 +160,8 @@ class Area:
         since then, others may have moved on: StartAgain, nothing is written.
         """
         raw = leader.encode()
+        if leader.resource_name == self.target.name:  # else verification would refuse it when it is read back
+            self.known.leader = raw, leader
 
         def permit() -> None:
             self.space.permit_lease_write()
@@ -168,7 +179,9 @@ class Area:
 
     async def write_block(self, host_id: int, block: HostBlock) -> None:
         """Write any host's block; a foreign one only under rule 13. StorageError is passed on."""
-        await self._write(self.geometry.host_sector_offset(host_id), block.encode())
+        raw = block.encode()
+        self.known.remember_block(host_id, raw, block)
+        await self._write(self.geometry.host_sector_offset(host_id), raw)
 
     async def _write(self, offset: int, record: bytes, permit: Permit | None = None) -> None:
         await self.target.disk.write(
@@ -193,9 +206,10 @@ class StartAgain(Exception):
 class _Outrun(Exception):
     """Another host's ballot is ahead of ours."""
 
-    def __init__(self, code: Code, mbal: int) -> None:
+    def __init__(self, code: Code, mbal: int, lver: int = 0) -> None:
         self.code = code
         self.mbal = mbal
+        self.lver = lver
 
 
 class Unclear(LeaseError):
@@ -251,21 +265,38 @@ class Ballot:
         """
         try:
             await self._read_own_block()
-            number = ballot_number_above(self._own_in_instance().mbal, *self._slot)
+            last: _Outrun | None = None
+            if self.area.own_block.lver > self.next:
+                last = _Outrun(Code.DBLOCK_LVER, 0, self.area.own_block.lver)
             for attempt in range(MAX_BALLOT_TRIES):
-                if attempt:
+                if last is not None:
                     decided = await self._check_leader()
                     if decided is not None:
                         return decided
+                    if last.lver > self.next:
+                        self._catch_up(last.lver)
+                floor = max(self._own_in_instance().mbal, last.mbal if last else 0)
                 try:
-                    return await self._try(number)
+                    return await self._try(ballot_number_above(floor, *self._slot))
                 except _Outrun as outrun:
                     last = outrun
-                number = ballot_number_above(max(number, last.mbal), *self._slot)
                 await self.space.clock.sleep(self._retry_pause(attempt))
+            assert last is not None
             raise self.area.error(last.code, f"{MAX_BALLOT_TRIES} ballots were outrun by other hosts")
         except LeaseError as error:
             raise self._explain(error) from error
+
+    def _catch_up(self, lver: int) -> None:
+        """The leader went back: some host took part in deciding `lver`, and the leader, read after that, is older.
+
+        An original whose slow leader write arrives late does this (it commits other hosts' values). Whoever began
+        `lver` had seen that the version before was over, and over it stays (rule 3). So the ballot goes on there:
+        an accepted value is adopted as ever. Starting at the older version again would, in our own block, lower
+        what may hold an accepted value of the newer one (rule 7).
+        """
+        if lver > _U64 - 1:
+            raise self.area.error(Code.DBLOCK_LVER, f"host block with version {lver}")
+        self.next = lver
 
     async def _read_own_block(self) -> None:
         """Rule 7: within the instance our numbers only grow, also over a crash or a failed attempt of ours."""
@@ -372,7 +403,7 @@ class Ballot:
                 return blocks, decided
         for block in blocks.values():
             if block.lver > self.next:
-                raise _Outrun(Code.DBLOCK_LVER, 0)
+                raise _Outrun(Code.DBLOCK_LVER, 0, max(b.lver for b in blocks.values()))
             if block.lver == self.next and block.mbal > number:
                 largest = max(b.mbal for b in blocks.values() if b.lver == self.next)
                 raise _Outrun(Code.DBLOCK_MBAL, largest)
@@ -384,7 +415,7 @@ class Ballot:
         return max(candidates, key=lambda b: b.bal, default=None)
 
     async def _before_helping(self, owner_id: int, generation: int) -> None:
-        """Whether we write the leader for another owner of the chosen value: only if that owner is gone.
+        """Return when we write the leader for another owner of the chosen value, else raise.
 
         A live owner does it itself: it sees our larger ballot and tries again, or finishes in `retract`. Our
         write could be slow, and arrive when that owner has released and the next version is decided already: it
@@ -392,12 +423,29 @@ class Ballot:
         """
         space = self.space
         # An earlier life of our own host id is over.
-        if owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now()):
+        alive = owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now())
+        if alive and not await self._stays_given_up(owner_id):
             raise self.area.error(
                 Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
             )
         if await self._check_leader() is not None:
             raise StartAgain
+
+    async def _stays_given_up(self, owner_id: int) -> bool:
+        """Whether a live owner has released this version although the leader, for a while, does not show it.
+
+        Only a leader that went back looks so for longer than the owner's own I/O may take: then somebody has to
+        bring it forward, or nobody could take the lease before that host acquires it again.
+        """
+        for look in range(2):
+            if look:
+                await self.space.clock.sleep(self.area.timeout_s)
+            if await self._check_leader() is not None:
+                raise StartAgain
+            block = await self.area.read_block(owner_id)
+            if block.lver != self.next or not block.released or not block.bal:
+                return False
+        return True
 
     async def _commit(self, value: tuple[int, int, int]) -> Decided:
         """Phase 2 is complete and nobody was ahead: the value is chosen, the leader says so."""

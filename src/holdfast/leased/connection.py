@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Coroutine, Generator
 from typing import Any, Final, Protocol
 
@@ -81,6 +82,7 @@ class Connection:
         "_reading",
         "_refusal",
         "_stall_timer",
+        "accepted_at",
         "client",
         "closed",
         "detached",
@@ -93,6 +95,7 @@ class Connection:
     ) -> None:
         self.sock = sock
         self.client = client
+        self.accepted_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.closed = False
         self.detached = False
         self.suspended = False
@@ -128,7 +131,12 @@ class Connection:
             self._daemon.connection_lost(self)
             return
         self._in += data
-        self._process()
+        try:
+            self._process()
+        except Exception:
+            # A mistake of ours in taking one client's bytes apart: that client alone pays for it.
+            log.exception("client %d fd %d: unexpected error, closed", self.client.ci, self.client.fd)
+            self._daemon.connection_lost(self)
 
     def _process(self) -> None:
         """Serve what is complete, in order, until a command suspends or bytes are missing."""

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
@@ -49,7 +48,6 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
-_UCRED: Final = struct.Struct("3i")
 
 
 class Call(NamedTuple):
@@ -102,6 +100,7 @@ class LeaseDaemon:
         """Serve until shutdown (spec 12). The listener is bound; it is closed here."""
         self._loop = asyncio.get_running_loop()
         self._exit = asyncio.Event()
+        self._loop.set_exception_handler(self._on_loop_error)
         self.alarm = Alarm()
         self._listener = listener
         self.reserved_slots[1].fd = listener.fileno()
@@ -121,8 +120,22 @@ class LeaseDaemon:
             self._close_everything()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        """Background work of the daemon; an error that it lets out ends the daemon."""
+        """Background work on one lease; its errors end that work only."""
+
+        async def contained() -> None:
+            try:
+                await coroutine
+            except Exception:
+                log.exception("%s failed unexpectedly", name)
+
+        self._tasks.create_task(contained(), name=name)
+
+    def spawn_vital(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        """Work without which no lockspace is watched: an error that it lets out ends the daemon."""
         self._tasks.create_task(coroutine, name=name)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.error("%s", context.get("message"), exc_info=context.get("exception"))
 
     def _watch_parent(self, pid: int) -> None:
         """An embedded daemon leaves with the program that started it, killing what still holds a lease."""
@@ -303,6 +316,8 @@ class LeaseDaemon:
             reply = self._answer(verdict, call)
             if reply is not None:
                 connection.reply(reply, close=verdict.close_after_reply)
+            elif verdict.close_after_reply and not client.registered:
+                self.connection_lost(connection)
             return
         connection.suspend()
         waiting = step(self._run(verdict, call))
@@ -322,6 +337,7 @@ class LeaseDaemon:
     async def _run(self, entry: Entry, call: Call) -> None:
         """One command from start to reply; the outermost boundary for its errors."""
         reply: bytes | None
+        close = False
         try:
             outcome = _handler(entry, call.header)(self, call)
             reply = await outcome if isinstance(outcome, Awaitable) else outcome
@@ -331,10 +347,12 @@ class LeaseDaemon:
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
             reply = wire.encode_reply(call.header, ERROR)
+            # Some clients wait for a body after any result; the end of the connection tells them.
+            close = True
         if entry.context is Context.REGISTERED:
             self._end_command(call)
         if reply is not None:
-            call.connection.reply(reply)
+            call.connection.reply(reply, close=close)
         call.connection.resume()
 
     def _end_command(self, call: Call) -> None:
@@ -352,10 +370,8 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
-        pid, _, _ = _UCRED.unpack(
-            call.connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        )
-        self.clients.register(client, pid, Process(pid))
+        process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        self.clients.register(client, process.pid, process)
 
     def _restrict(self, call: Call) -> bytes:
         call.connection.client.restricted = call.header.cmd_flags

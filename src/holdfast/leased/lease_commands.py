@@ -113,16 +113,17 @@ async def _take(daemon: LeaseDaemon, client: Client, wanted: Resource, flags: in
         return await _take_fresh(daemon, client, space, wanted, flags)
     local = daemon.leases.get(key)
     assert local is not None
+    token = _hold(daemon, client, local, persistent)
     local.stage = Stage.HELD
     if admission is Admission.ADOPT:
         local.reused += 1
-    return _hold(daemon, client, local, persistent)
+    return token
 
 
 def _hold(daemon: LeaseDaemon, client: Client, local: LocalLease, persistent: bool) -> Token:
+    daemon.record.holds(client, local.space.name)
     token = daemon.leases.new_token(client, local, persistent)
     client.add_token(token)
-    daemon.record.holds(client, local.space.name)
     return token
 
 
@@ -130,8 +131,12 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
     if wanted.num_disks > 1:
         raise LeaseError(EINVAL, f"{wanted.name}: {wanted.num_disks} disks, only one is supported")
     local = daemon.leases.begin((wanted.lockspace_name, wanted.name), space, wanted)
-    # Before the lease can be ours: a crash in between must not lose sight of its process.
-    token = _hold(daemon, client, local, bool(wanted.flags & wire.RES_PERSISTENT))
+    try:
+        # Before the lease can be ours: a crash in between must not lose sight of its process.
+        token = _hold(daemon, client, local, bool(wanted.flags & wire.RES_PERSISTENT))
+    except LeaseError:
+        daemon.forget_lease(local)
+        raise
     try:
         with space.operation():
             disk = wanted.disks[0]

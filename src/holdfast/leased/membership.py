@@ -165,10 +165,14 @@ class _Keeper:
         return NOTHING_DUE_S
 
     def users(self) -> list[Client]:
-        """Living processes that hold, or are about to get, a lease of this lockspace."""
+        """Living processes that hold a lease of this lockspace.
+
+        Who is still acquiring has nothing yet and will get -28; the operation itself counts as use.
+        """
         found = {
             token.client: None
             for lease in self.daemon.leases.in_space(self.space)
+            if lease.stage is not Stage.ADD
             for token in lease.tokens
             if not token.client.pid_dead
         }

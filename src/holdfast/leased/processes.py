@@ -9,9 +9,14 @@ import errno
 import os
 import select
 import signal
+import socket
+import struct
 from typing import Final
 
 NO_FD: Final = -1
+CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_SO_PEERPIDFD: Final = 77
+_UCRED: Final = struct.Struct("3i")
 
 
 def start_time(pid: int) -> int | None:
@@ -29,11 +34,14 @@ def start_time(pid: int) -> int | None:
 
 
 class Process:
-    """A process that was running when this object was made; the kernel keeps its identity in the pidfd."""
+    """A process that was running when this object was made; the kernel keeps its identity in the pidfd.
+
+    `connected_at` (CLOCK_BOOTTIME seconds): a process that started later only has the number of the one meant.
+    """
 
     __slots__ = ("fd", "pid", "start")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, connected_at: float | None = None) -> None:
         self.pid = pid
         try:
             self.fd = os.pidfd_open(pid)
@@ -41,6 +49,22 @@ class Process:
             # Gone already, or too many descriptors: then it cannot be signalled, never something else instead.
             self.fd = NO_FD
         self.start = start_time(pid)
+        if connected_at is not None and self.start is not None and self.start > connected_at * CLOCK_TICKS:
+            self.close()
+
+    @classmethod
+    def at_other_end(cls, sock: socket.socket, connected_at: float) -> Process:
+        """The process that called connect(2), as the kernel recorded it (spec 2, credentials)."""
+        pid = int(_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0])
+        process = cls(pid, connected_at)
+        try:
+            # Linux 6.5: the identity itself, instead of a number that is looked up again.
+            fd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError:
+            return process
+        process.close()
+        process.fd = fd
+        return process
 
     def signal(self, number: int) -> int:
         """0, or the positive errno: ESRCH when it is gone."""

@@ -38,6 +38,7 @@ class Programs:
         except (OSError, ValueError) as error:
             log.error("killpath %s: %s", path, error)
             return False
+        _be_ordinary(child)
         try:
             fd = os.pidfd_open(child)
         except OSError as error:
@@ -63,3 +64,12 @@ class Programs:
             loop.remove_reader(fd)
             os.close(fd)
         self._running.clear()
+
+
+def _be_ordinary(child: int) -> None:
+    """A program does not inherit our protection from the OOM killer (priority is reset on fork by the kernel)."""
+    try:
+        with open(f"/proc/{child}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass  # It has ended already, or we had no such protection.

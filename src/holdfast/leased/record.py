@@ -17,6 +17,7 @@ import os
 import signal
 from typing import Final
 
+from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased.clients import Client
 from holdfast.leased.processes import Process, start_time
 
@@ -28,6 +29,8 @@ REWRITE_BYTES: Final = 262144
 KILL_WAIT_S: Final = 5.0
 """How long a killed process of the previous run may take to be gone."""
 POLL_S: Final = 0.05
+
+UNKNOWN_START: Final = 0
 
 Holder = tuple[int, int]
 """pid, start time in clock ticks since boot."""
@@ -116,15 +119,21 @@ class RunRecord:
         self._fd = fd
         self._bytes = len(data)
 
-    def _append(self, line: str) -> None:
+    def _append(self, line: str) -> bool:
+        """False when it could not be written (the run directory is full); logged."""
         if self._fd < 0:
-            return
-        if self._bytes > REWRITE_BYTES:
-            self._rewrite()
-            return
-        data = (line + "\n").encode("ascii")
-        os.write(self._fd, data)
-        self._bytes += len(data)
+            return True
+        try:
+            if self._bytes > REWRITE_BYTES:
+                self._rewrite()
+                return True
+            data = (line + "\n").encode("ascii")
+            written = os.write(self._fd, data)
+        except OSError as error:
+            log.error("%s: %s", self._path, error)
+            return False
+        self._bytes += written
+        return written == len(data)
 
     def joined(self, space_name: str, host_id: int, generation: int) -> None:
         """From now on processes may hold leases in it."""
@@ -138,21 +147,25 @@ class RunRecord:
             self._append(f"left {_quote(space_name)}")
 
     def holds(self, client: Client, space_name: str) -> None:
-        """Before the process gets its first lease there. Counted: several connections may share a pid."""
-        if not self._enabled or client.process is None or client.process.start is None:
+        """Before the process gets a lease there. Counted: several connections may share a pid.
+
+        LeaseError ERROR when it cannot be written down: then the process must not get the lease.
+        """
+        if not self._enabled or client.process is None:
             return
-        holder = (client.process.pid, client.process.start)
+        holder = _holder(client)
         holders = self._spaces.setdefault(space_name, {})
         count = holders.get(holder, 0)
         holders[holder] = count + 1
-        if not count:
-            self._append(f"hold {_quote(space_name)} {holder[0]} {holder[1]}")
+        if not count and not self._append(f"hold {_quote(space_name)} {holder[0]} {holder[1]}"):
+            del holders[holder]
+            raise LeaseError(Code.ERROR, f"{self._path} cannot be written")
 
     def holds_no_more(self, client: Client, space_name: str) -> None:
         """One lease less."""
-        if not self._enabled or client.process is None or client.process.start is None:
+        if not self._enabled or client.process is None:
             return
-        holder = (client.process.pid, client.process.start)
+        holder = _holder(client)
         holders = self._spaces.get(space_name)
         if holders is None or holder not in holders:
             return
@@ -191,7 +204,18 @@ class RunRecord:
             os.unlink(self._path)
 
 
+def _holder(client: Client) -> Holder:
+    assert client.process is not None
+    return client.process.pid, client.process.start or UNKNOWN_START
+
+
 async def _kill_and_see(pid: int, start: int) -> bool:
+    if start == UNKNOWN_START:
+        # /proc did not tell (hidepid): whoever has the number now may be it.
+        whoever = Process(pid)
+        gone = whoever.is_gone()
+        whoever.close()
+        return gone
     if start_time(pid) != start:
         return True
     process = Process(pid)

@@ -50,7 +50,7 @@ async def add_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
     if refusal:
         return wire.encode_reply(call.header, refusal)
     space = daemon.spaces.add(wanted, io_timeout)
-    daemon.spawn(run_membership(daemon, space), f"lockspace s{space.number}")
+    daemon.spawn_vital(run_membership(daemon, space), f"lockspace s{space.number}")
     if call.header.cmd_flags & wire.ADD_ASYNC:
         return wire.encode_reply(call.header)
     return wire.encode_reply(call.header, await space.added)

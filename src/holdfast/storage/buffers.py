@@ -36,16 +36,18 @@ class Buffer:
     def unpin(self) -> None:
         """The kernel is done with it."""
         self._pins -= 1
-        self._return_if_free()
+        if not self._pins and not self._borrowed:
+            self._return()
 
     def release(self) -> None:
         """The borrower is done with it; must not touch `view` afterwards. Releasing twice is a mistake."""
         assert self._borrowed
         self._borrowed = False
-        self._return_if_free()
+        if not self._pins:
+            self._return()
 
-    def _return_if_free(self) -> None:
-        if not self._borrowed and not self._pins and self._pool is not None:
+    def _return(self) -> None:
+        if self._pool is not None:
             self._pool.take_back(self)
 
     def lend(self) -> None:

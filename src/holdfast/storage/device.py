@@ -22,6 +22,9 @@ from holdfast.storage.errors import DeadlineError, StorageError
 MAX_TRANSFER_BYTES: Final = 64 * 1024 * 1024
 """Longest single read or write; larger lengths are a caller's mistake."""
 
+END_OF_OFFSETS: Final = 2**63
+"""off_t is signed: what lies behind cannot be asked for, and offsets come from the wire as u64."""
+
 
 MAX_OUTSTANDING: Final = 256
 """Requests of one device that are not complete, timed-out ones included; beyond it EAGAIN. Less than what the
@@ -210,7 +213,8 @@ class Device:
 
     def _check(self, operation: str, offset: int, length: int, timeout_s: float) -> None:
         block_size = self._block_size
-        if offset < 0 or not 0 < length <= MAX_TRANSFER_BYTES or offset % block_size or length % block_size:
+        possible = 0 <= offset < END_OF_OFFSETS - length and 0 < length <= MAX_TRANSFER_BYTES
+        if not possible or offset % block_size or length % block_size:
             detail = f"offset and length must be multiples of {block_size}, length 1 to {MAX_TRANSFER_BYTES}"
             raise StorageError(errno.EINVAL, operation, self._path, offset, length, detail)
         if not timeout_s > 0:

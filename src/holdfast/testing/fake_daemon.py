@@ -130,7 +130,7 @@ class FakeDaemon(StorageCommands):
     def drop_connections(self) -> None:
         """Close every connection, as a daemon that was killed."""
         for client in self._clients:
-            client.writer.close()
+            client.writer.transport.abort()
 
     def join(self, space: str, host_id: int = 1) -> JoinedSpace:
         """Join a lockspace that is on the storage."""

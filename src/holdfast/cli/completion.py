@@ -1,0 +1,187 @@
+"""`holdfast completion`: shell completion, written out from the parsers; nothing of Holdfast runs at a TAB."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from importlib import import_module
+from typing import NamedTuple
+
+from holdfast.cli.commands import COMMANDS, Entry
+from holdfast.cli.output import Parser
+
+EPILOG = """\
+examples:
+  holdfast completion bash > /etc/bash_completion.d/holdfast
+  holdfast completion zsh  > "${fpath[1]}/_holdfast"
+  holdfast completion fish > ~/.config/fish/completions/holdfast.fish
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options and help."""
+    made = Parser("completion", "Print a completion script.", EPILOG)
+    made.add_argument("shell", choices=SHELLS)
+    return made
+
+
+class Option(NamedTuple):
+    """One option as it is typed. `choices` of its value, `takes_value` when it has one."""
+
+    name: str
+    help: str
+    takes_value: bool
+    choices: tuple[str, ...]
+
+
+class Leaf(NamedTuple):
+    """A command with options; `path` as it is typed behind `holdfast`."""
+
+    path: tuple[str, ...]
+    help: str
+    options: tuple[Option, ...]
+    choices: tuple[str, ...]
+
+
+def leaves(commands: dict[str, Entry], path: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """Every command that does something."""
+    for name, entry in commands.items():
+        here = (*path, name)
+        if entry.group is not None:
+            yield from leaves(entry.group, here)
+            continue
+        found = import_module(entry.module).parser()
+        options = []
+        choices: tuple[str, ...] = ()
+        for action in found._actions:
+            values = tuple(map(str, action.choices or ()))
+            if not action.option_strings:
+                choices += values
+            for option in action.option_strings:
+                if option.startswith("--"):
+                    text = "" if action.help is None else action.help.replace("%%", "%")
+                    options.append(Option(option, text, action.nargs != 0, values))
+        yield Leaf(here, entry.help, tuple(options), choices)
+
+
+def groups(
+    commands: dict[str, Entry], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Entry]]]:
+    """Every place where a command name is expected."""
+    yield path, commands
+    for name, entry in commands.items():
+        if entry.group is not None:
+            yield from groups(entry.group, (*path, name))
+
+
+def bash() -> str:
+    """A function for `complete -F`."""
+    lines = [
+        "# bash completion of holdfast",
+        "_holdfast() {",
+        "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} i words=''",
+        "    COMPREPLY=()",
+        "    for ((i = 1; i < COMP_CWORD; i++)); do",
+        "        case ${COMP_WORDS[i]} in",
+        '            --) COMPREPLY=($(compgen -c -f -- "$cur")); return;;',
+        "            -*) break;;",
+        '            *) words+=" ${COMP_WORDS[i]}";;',
+        "        esac",
+        "    done",
+        "    case $words in",
+    ]
+    for path, commands in groups(COMMANDS):
+        names = " ".join([*commands, "--help", *(() if path else ("--version",))])
+        lines.append(f"        '{_bash_key(path)}') COMPREPLY=($(compgen -W '{names}' -- \"$cur\"));;")
+    for leaf in leaves(COMMANDS):
+        words = " ".join([*(option.name for option in leaf.options), *leaf.choices])
+        lines.append(f"        '{_bash_key(leaf.path)}'*)")
+        lines.append("            case $prev in")
+        for option in leaf.options:
+            if option.choices:
+                values = " ".join(option.choices)
+                lines.append(
+                    f"                {option.name}) COMPREPLY=($(compgen -W '{values}' -- \"$cur\")); return;;"
+                )
+            elif option.takes_value:
+                lines.append(f'                {option.name}) COMPREPLY=($(compgen -f -- "$cur")); return;;')
+        lines.append("            esac")
+        lines.append(f"            COMPREPLY=($(compgen -W '{words}' -- \"$cur\"));;")
+    lines += ["    esac", "}", "complete -o default -F _holdfast holdfast", ""]
+    return "\n".join(lines)
+
+
+def _bash_key(path: tuple[str, ...]) -> str:
+    return "".join(f" {word}" for word in path)
+
+
+def _zsh_quoted(text: str) -> str:
+    for character in "\\[]:'":
+        replacement = "'\\''" if character == "'" else "\\" + character
+        text = text.replace(character, replacement)
+    return text
+
+
+def zsh() -> str:
+    """A file for $fpath."""
+    lines = ["#compdef holdfast", ""]
+    for path, commands in groups(COMMANDS):
+        lines.append(f"_holdfast{_zsh_name(path)}() {{")
+        lines.append("    local -a commands=(")
+        lines += [f"        '{name}:{_zsh_quoted(entry.help)}'" for name, entry in commands.items()]
+        lines.append("    )")
+        depth = len(path) + 2
+        lines.append(f"    if (( CURRENT == {depth} )); then _describe command commands; return; fi")
+        lines.append(f"    case $words[{depth}] in")
+        lines += [f"        {name}) _holdfast{_zsh_name((*path, name))};;" for name in commands]
+        lines += ["    esac", "}", ""]
+    for leaf in leaves(COMMANDS):
+        lines.append(f"_holdfast{_zsh_name(leaf.path)}() {{")
+        lines.append(f"    shift {len(leaf.path)} words; (( CURRENT -= {len(leaf.path)} ))")
+        lines.append("    _arguments \\")
+        for option in leaf.options:
+            value = ":value:" + (f"({' '.join(option.choices)})" if option.choices else "_files")
+            lines.append(
+                f"        '{option.name}[{_zsh_quoted(option.help)}]{value if option.takes_value else ''}' \\"
+            )
+        if leaf.choices:
+            lines.append(f"        '1:value:({' '.join(leaf.choices)})'")
+        else:
+            lines.append("        '*::command:_normal'")
+        lines += ["}", ""]
+    return "\n".join([*lines, '_holdfast "$@"', ""])
+
+
+def _zsh_name(path: tuple[str, ...]) -> str:
+    return "".join(f"_{word}" for word in path)
+
+
+def _fish_quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def fish() -> str:
+    """A file for fish's completions directory."""
+    lines = ["# fish completion of holdfast", "complete -c holdfast -f"]
+    for path, commands in groups(COMMANDS):
+        known = " ".join(commands)
+        seen = "".join(f"__fish_seen_subcommand_from {word}; and " for word in path)
+        condition = f"{seen}not __fish_seen_subcommand_from {known}" if path else "__fish_use_subcommand"
+        for name, entry in commands.items():
+            lines.append(f"complete -c holdfast -n '{condition}' -a {name} -d '{_fish_quoted(entry.help)}'")
+    for leaf in leaves(COMMANDS):
+        condition = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in leaf.path)
+        for option in leaf.options:
+            value = " -x -a '" + " ".join(option.choices) + "'" if option.choices else " -r" * option.takes_value
+            words = f"-l {option.name[2:]}{value} -d '{_fish_quoted(option.help)}'"
+            lines.append(f"complete -c holdfast -n '{condition}' {words}")
+        for choice in leaf.choices:
+            lines.append(f"complete -c holdfast -n '{condition}' -a {choice}")
+    return "\n".join([*lines, ""])
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Always 0."""
+    print({"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](), end="")
+    return 0

@@ -1,0 +1,256 @@
+"""Decisions of the daemon without a socket: recovery table, signals, arguments, record, options, log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.leased import wire
+from holdfast.leased.clients import Client, ClientTable
+from holdfast.leased.log import LineFormatter, LogRing
+from holdfast.leased.options import DaemonOptions, parse_sanlock_conf, with_conf
+from holdfast.leased.processes import Process, killpath_argv, split_arguments, start_time
+from holdfast.leased.record import FORMAT, RunRecord, replay
+from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
+
+
+def test_a_lost_lockspace_never_becomes_healthy_again() -> None:
+    for phase in (Phase.FAILING, Phase.REMOVING, Phase.STUCK):
+        for event in Event:
+            assert react(phase, event)[0] is not Phase.HEALTHY
+
+
+def test_the_first_kill_round_comes_with_the_failure() -> None:
+    assert react(Phase.HEALTHY, Event.LOST) == (Phase.FAILING, (Action.BEGIN_FAILING, Action.KILL_ROUND))
+    assert react(Phase.FAILING, Event.REMOVE) == (Phase.REMOVING, (Action.KILL_ROUND,))
+    assert react(Phase.STUCK, Event.ROUND) == (Phase.STUCK, ())
+    assert react(Phase.STUCK, Event.CLEAR) == (Phase.GONE, (Action.END,))
+    assert react(Phase.HEALTHY, Event.CLEAR) == (Phase.HEALTHY, ())
+
+
+TERM, KILL = Kill(signal.SIGTERM), Kill(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("phase", "in_grace", "grace", "killpath", "sent", "restricted", "expected"),
+    [
+        (Phase.FAILING, True, 40, False, False, 0, TERM),
+        (Phase.FAILING, False, 40, False, False, 0, KILL),
+        (Phase.FAILING, True, 40, True, False, 0, Kill(killpath=True)),
+        (Phase.FAILING, True, 40, True, True, 0, Kill()),
+        (Phase.FAILING, False, 40, True, True, 0, KILL),
+        (Phase.FAILING, False, 0, True, False, 0, KILL),
+        (Phase.REMOVING, True, 40, True, False, 0, KILL),
+        (Phase.FAILING, True, 40, False, False, wire.RESTRICT_SIGTERM, KILL),
+        (Phase.FAILING, False, 40, False, False, wire.RESTRICT_SIGKILL, TERM),
+        (Phase.REMOVING, False, 40, False, False, wire.RESTRICT_SIGKILL, TERM),
+        (Phase.FAILING, True, 40, False, False, wire.RESTRICT_SIGKILL | wire.RESTRICT_SIGTERM, KILL),
+    ],
+)
+def test_choice_of_signal(
+    phase: Phase, in_grace: bool, grace: int, killpath: bool, sent: bool, restricted: int, expected: Kill
+) -> None:
+    chosen = choose_kill(
+        phase=phase,
+        in_grace=in_grace,
+        kill_grace=grace,
+        has_killpath=killpath,
+        killpath_sent=sent,
+        restricted=restricted,
+    )
+    assert chosen == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("one two\\ three four\\\\five", ["one", "two three", "four\\five"]),
+        ("  a   b ", ["a", "b"]),
+        ("a\\nb c", ["a"]),
+        ("a b\\", ["a", "b"]),
+        ("a\x01b", ["a"]),
+        ("é", []),
+        ("", []),
+    ],
+)
+def test_killpath_arguments(text: str, arguments: list[str]) -> None:
+    assert split_arguments(text) == arguments
+
+
+def test_killpath_has_at_most_eight_arguments_and_the_pid_is_last() -> None:
+    assert killpath_argv("/k", "1 2 3 4 5 6 7 8 9", 42) == ["/k", "1", "2", "3", "4", "5", "6", "42"]
+    assert killpath_argv("/k", "1 2 3 4 5 6 7 8 9", 0) == ["/k", "1", "2", "3", "4", "5", "6", "7"]
+
+
+def test_a_process_that_is_gone_is_never_signalled() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = Process(child.pid)
+    assert process.signal(0) == 0
+    assert not process.is_gone()
+    assert process.start == start_time(child.pid)
+    child.kill()
+    child.wait()
+    assert process.is_gone()
+    assert process.signal(signal.SIGKILL) != 0
+    process.close()
+    assert Process(child.pid).signal(0) != 0
+
+
+def test_client_slots_are_reused_from_the_lowest() -> None:
+    table = ClientTable(limit=5)
+    first, second, third = (table.add(fd) for fd in (10, 11, 12))
+    assert (first.ci, second.ci, third.ci) == (2, 3, 4)  # type: ignore[union-attr]
+    assert table.add(13) is None
+    assert first is not None
+    table.remove(first)
+    again = table.add(14)
+    assert again is not None
+    assert again.ci == 2
+
+
+def test_the_first_slot_with_a_pid_is_found() -> None:
+    table = ClientTable()
+    first, second = table.add(1), table.add(2)
+    assert first is not None
+    assert second is not None
+    me = os.getpid()
+    table.register(second, me, Process(me))
+    table.register(first, me, Process(me))
+    assert table.by_pid(me) is first
+    table.forget_pid(first)
+    assert table.by_pid(me) is second
+    assert table.by_pid(0) is None
+    table.remove(first)
+    table.remove(second)
+    assert table.by_pid(me) is None
+
+
+# -- the record of the run -------------------------------------------------------------------------------------
+
+
+def registered(pid: int) -> Client:
+    client = Client(2, 5)
+    client.register(pid, Process(pid))
+    return client
+
+
+def test_record_knows_who_held_what_when_the_daemon_died(tmp_path: Path) -> None:
+    record = RunRecord(str(tmp_path), enabled=True)
+    record.open()
+    client = registered(os.getpid())
+    record.joined("LS", 1, 1)
+    record.joined("gone", 1, 1)
+    record.holds(client, "LS")
+    record.holds(client, "LS")
+    record.holds_no_more(client, "LS")
+    record.left("gone")
+    text = (tmp_path / "holdfast.record").read_text()
+    assert replay(text) == {"LS": {(os.getpid(), start_time(os.getpid()))}}
+    record.holds_no_more(client, "LS")
+    assert replay((tmp_path / "holdfast.record").read_text()) == {"LS": set()}
+
+
+def test_record_is_gone_after_a_proper_end(tmp_path: Path) -> None:
+    record = RunRecord(str(tmp_path), enabled=True)
+    record.open()
+    record.joined("LS", 1, 1)
+    record.left("LS")
+    record.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restart_kills_what_the_previous_run_left(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    crashed = RunRecord(str(tmp_path), enabled=True)
+    crashed.open()
+    crashed.joined("LS", 1, 1)
+    crashed.holds(registered(child.pid), "LS")
+    restarted = RunRecord(str(tmp_path), enabled=True)
+    restarted.open()
+    assert asyncio.run(restarted.prove_gone("other"))
+    assert child.poll() is None
+    assert asyncio.run(restarted.prove_gone("LS"))
+    assert child.wait(10) == -signal.SIGKILL
+    assert replay((tmp_path / "holdfast.record").read_text()) == {}
+
+
+def test_a_reused_pid_is_not_killed(tmp_path: Path) -> None:
+    start = start_time(os.getpid())
+    assert start is not None
+    name = b"LS".hex()
+    (tmp_path / "holdfast.record").write_text(f"{FORMAT}\njoin {name}\nhold {name} {os.getpid()} {start + 1}\n")
+    record = RunRecord(str(tmp_path), enabled=True)
+    record.open()
+    assert asyncio.run(record.prove_gone("LS"))
+
+
+def test_a_damaged_record_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "holdfast.record").write_text("something else\n")
+    for _ in range(2):
+        record = RunRecord(str(tmp_path), enabled=True)
+        record.open()
+        assert not asyncio.run(record.prove_gone("LS"))
+
+
+def test_a_cut_last_line_of_the_record_does_not_count() -> None:
+    name = b"LS".hex()
+    assert replay(f"{FORMAT}\njoin {name}\nhold {name} 1") == {"LS": set()}
+    assert replay("") == {}
+
+
+def test_record_is_rewritten_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.leased.record.REWRITE_BYTES", 300)
+    record = RunRecord(str(tmp_path), enabled=True)
+    record.open()
+    record.joined("LS", 1, 1)
+    client = registered(os.getpid())
+    record.holds(client, "kept")
+    for _ in range(100):
+        record.holds(client, "LS")
+        record.holds_no_more(client, "LS")
+    path = tmp_path / "holdfast.record"
+    assert path.stat().st_size < 500
+    assert replay(path.read_text()) == {"LS": set(), "kept": {(os.getpid(), start_time(os.getpid()))}}
+
+
+# -- options and log -----------------------------------------------------------------------------------------
+
+
+def test_sanlock_conf() -> None:
+    conf = parse_sanlock_conf(
+        "# comment\nio_timeout = 5\nour_host_name=me extra\n unknown = 1\nno value =\nuse_watchdog=0\n" + "x" * 200
+    )
+    assert conf == {"io_timeout": "5", "our_host_name": "me", "unknown": "1", "use_watchdog": "0"}
+    options, complaints = with_conf(DaemonOptions(run_dir="/x"), conf)
+    assert (options.io_timeout_s, options.host_name, options.use_watchdog) == (5, "me", False)
+    assert complaints == []
+
+
+def test_sanlock_conf_with_values_that_cannot_be() -> None:
+    options, complaints = with_conf(
+        DaemonOptions(run_dir="/x"), {"kill_grace_seconds": "61", "sh_retries": "many"}
+    )
+    assert options == DaemonOptions(run_dir="/x")
+    assert len(complaints) == 2
+
+
+@pytest.mark.parametrize(("fire", "given", "grace"), [(60, None, 40), (59, None, 15), (29, None, 0), (29, 5, 5)])
+def test_kill_grace(fire: int, given: int | None, grace: int) -> None:
+    assert DaemonOptions(run_dir="/x", fire_timeout_s=fire, kill_grace_s=given).kill_grace == grace
+
+
+def test_log_ring_keeps_the_newest_lines_and_cuts_long_ones() -> None:
+    ring = LogRing(LineFormatter(True), max_bytes=2000)
+    for number in range(100):
+        ring.emit(logging.LogRecord("x", logging.INFO, "", 0, "line %d " + "y" * 600, (number,), None))
+    lines = ring.dump().split(b"\n")
+    assert b"line 99" in lines[-1]
+    assert all(len(line) <= 511 for line in lines)
+    assert len(ring.dump()) <= 2000

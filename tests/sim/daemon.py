@@ -84,6 +84,8 @@ class Daemon:
             except LeaseError as error:
                 self._trace(f"join failed: {error.code}")
                 self.counts.add(f"join failed {error.code}")
+                if not self.machine.ours:
+                    await self._settle(0)
                 await self.machine.clock.sleep(self.rng.uniform(0.5, 2 * self.io))
                 continue
             self._register(expiry)

@@ -15,7 +15,7 @@ The ledger knows who may act; here are the promises about writes:
 - rule 16: a host id is freed only when nothing of it can act and none of its lease writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
 
-Hosts that model the original are only watched, not judged, by the rules about the writer. Three things an original
+Hosts that model the original are only watched, not judged, by the rules about the writer. Four things an original
 does break promises to others, and nothing that our hosts could do prevents it, because the host that suffers is not
 asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double owners of it are counted, not reported.
 
@@ -26,8 +26,10 @@ asked. Exactly from such an act by an *original* on, the resource is marked as s
    value or a shared mark.
 3. It clears the mark of a shared holder that is alive, because its last look at the lockspace is older than that
    holder's joining (7.3), or because the mark has generation 0.
+4. It takes a lease from an owner it has not seen yet after that host's silence for a dead time computed from its *own*
+   io_timeout (8.4, "own io when unknown"), which may be shorter than the owner's.
 
-A fourth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows), slowly;
+A fifth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows), slowly;
 that host releases, the next version is decided, then the commit lands, or it lands between the host's reading and freeing of the
 leader: the leader goes back by a version. The holder's block keeps others away, so nobody gets a second grant, but versions may repeat: from
 then on only the order of versions is not checked for that resource. The same can come of one of our hosts in a single case, which the
@@ -323,6 +325,12 @@ class Invariants:
             if old.timestamp and not same_owner:
                 confused = place.resource in ledger.put_back and not machine.ours
                 if self._released.get((place.resource, old.owner_id), 0) < old.lver and not confused:
+                    if (
+                        self.attributes_to_originals
+                        and not machine.ours
+                        and not ledger.is_over(old.owner_id, old.owner_generation)
+                    ):
+                        ledger.spoil(machine.name, place.resource, f"took it too early: {what}")
                     ledger.must_be_over(
                         old.owner_id, old.owner_generation, f"{place.resource} lver {old.lver}", place.resource
                     )

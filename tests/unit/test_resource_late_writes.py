@@ -39,7 +39,9 @@ async def code_of(doing: Coroutine[Any, Any, Any]) -> int:
 
 
 def unmarks(host_id: int) -> Callable[[Op], bool]:
-    """The write that takes the shared mark away at the end of a conversion: an accepted value, no flags, no mode."""
+    """The write that takes the shared mark away at the end of a conversion: an accepted value, no flags, no
+    mode.
+    """
 
     def matches(op: Op) -> bool:
         if op.kind != "W" or op.offset != block_at(host_id):
@@ -99,7 +101,8 @@ def test_retract_decides_its_own_instance() -> None:
 
 
 def test_a_conversion_that_fails_half_way_keeps_the_leader_until_the_mark_is_back() -> None:
-    # The write that takes the mark away may land later: freeing the leader would leave the shared hold unprotected.
+    # The write that takes the mark away may land later: freeing the leader would leave the shared hold
+    # unprotected.
     async def scenario(site: Site) -> None:
         space, other = await site.joined(1), await site.joined(2)
         lease = await acquire(space, site.target(space), SHARED)
@@ -196,5 +199,24 @@ def test_the_final_release_of_a_failed_conversion_waits_for_its_leader_write() -
         assert site.peek_block(1).released
         space.stop_renewing()
         await renewing
+
+    play(scenario)
+
+
+def test_a_host_id_is_not_freed_while_a_leader_write_is_outstanding() -> None:
+    # Others may take its leases at once; the late write would put the leader back to a version of ours.
+    async def scenario(site: Site) -> None:
+        space = await site.joined(1)
+        late = site.storage.hold(writes_to(AREA))
+        with pytest.raises(Unclear):
+            await acquire(space, site.target(space))
+        assert not await space.settle_leaders(IO)
+        assert not await space.leave()
+        assert site.peek_host(1).timestamp != 0
+        late.release()
+        await space.clock.sleep(1)
+        assert await space.settle_leaders(IO)
+        assert await space.leave()
+        assert site.peek_host(1).timestamp == 0
 
     play(scenario)

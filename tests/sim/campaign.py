@@ -196,7 +196,8 @@ def _show(result: SeedResult, forced: Mode | None, kind: str | None, number: int
 
 def _summary(done: int, elapsed_s: float, totals: Counts, found: list[SeedResult]) -> None:
     print(
-        f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), {len(found)} with violations"
+        f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), "
+        f"{len(found)} with violations"
     )
     width = max((len(name) for name in totals.numbers), default=0)
     for name in sorted(totals.numbers):

@@ -155,6 +155,15 @@ def test_helping_live_hosts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the leader went back" in first_violation(itertools.chain((226, 257), range(600)), "ours")
 
 
+def test_letting_go_with_a_leader_write_outstanding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never_mind(self: lockspace.Lockspace, timeout_s: float) -> bool:
+        return True
+
+    monkeypatch.setattr(lockspace.Lockspace, "settle_leaders", never_mind)
+    found = first_violation(range(400), "ours", "sick storage")
+    assert "rule 16" in found or "the leader went back" in found
+
+
 def test_ledger_knows_two_owners() -> None:
     from tests.sim.ledger import Incarnation
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from holdfast.lease import lockspace, resource, timing
-from holdfast.lease.paxos import Area, Ballot
+from holdfast.lease.paxos import Ballot
 from holdfast.lease.records import HostBlock
 from tests.sim.campaign import is_double_exclusive, main, replay_command, run_seed
 from tests.sim.cluster import run_scenario
@@ -88,6 +91,25 @@ def test_same_seed_same_transcript(kind: str) -> None:
     assert run_scenario(draw(7, "mixed", kind)).ops == first.ops
 
 
+def test_same_seed_same_run_in_another_process() -> None:
+    # Nothing may hang on the order of sets or on addresses.
+    program = (
+        "from tests.sim.cluster import run_scenario; from tests.sim.scenario import draw;"
+        "print([run_scenario(draw(s, 'mixed')).fingerprint for s in range(8)])"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
 # --- broken on purpose
 
 
@@ -136,23 +158,12 @@ def test_ignoring_shared_holders_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     assert "can act while" in first_violation(range(40), "ours", "calm")
 
 
-def test_believing_an_old_look_at_the_lockspace_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule of spec 7.3 alone, without the fresh look of `_proven_dead`."""
-
-    async def from_memory(area: Area, host_id: int, generation: int) -> bool:
-        return not area.space.hosts.alive(host_id, generation, area.space.clock.now())
-
-    monkeypatch.setattr(resource, "_proven_dead", from_memory)
-    # These seeds show it; if the schedule has changed since, others will.
-    assert "shared mark" in first_violation(itertools.chain((74, 106), range(600)), "ours")
-
-
 def test_helping_live_hosts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     async def always(self: Ballot, owner_id: int, generation: int) -> None:
         return None
 
     monkeypatch.setattr(Ballot, "_before_helping", always)
-    assert "the leader went back" in first_violation(itertools.chain((226, 257), range(600)), "ours")
+    assert "the leader went back" in first_violation(itertools.chain((226, 257), range(600)), "ours")  # the first two show it today
 
 
 def test_letting_go_with_a_leader_write_outstanding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

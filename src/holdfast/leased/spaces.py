@@ -9,7 +9,6 @@ import asyncio
 import enum
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from holdfast.clock import Clock
@@ -32,6 +31,24 @@ class Listed(enum.Enum):
     ADD = "add"
     ACTIVE = "spaces"
     REM = "rem"
+
+
+class _Operation:
+    """Counts the lease operations that run in a lockspace; entered several times at once."""
+
+    __slots__ = ("_space",)
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __enter__(self) -> None:
+        self._space.operations += 1
+
+    def __exit__(self, *exc: object) -> None:
+        space = self._space
+        space.operations -= 1
+        if not space.operations and space.phase is not Phase.HEALTHY:
+            space.wake()
 
 
 class Space:
@@ -58,6 +75,7 @@ class Space:
         self.events: list[socket.socket] = []
         self.rindex_busy = False
         self.operations = 0
+        self._operation = _Operation(self)
         self.acquire_last_attempt = 0
         self.added: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.last_examined: dict[int, float] = {}
@@ -83,16 +101,9 @@ class Space:
         if self.lockspace is not None:
             self.lockspace.changed.pulse()
 
-    @contextmanager
-    def operation(self) -> Iterator[None]:
+    def operation(self) -> _Operation:
         """While a lease operation runs the lockspace counts as used, whoever started it (spec 21 no. 25)."""
-        self.operations += 1
-        try:
-            yield
-        finally:
-            self.operations -= 1
-            if not self.operations and self.phase is not Phase.HEALTHY:
-                self.wake()
+        return self._operation
 
     def same_place(self, path: str, offset: int) -> bool:
         return self.path == path and self.offset == offset

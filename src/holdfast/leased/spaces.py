@@ -33,24 +33,6 @@ class Listed(enum.Enum):
     REM = "rem"
 
 
-class _Operation:
-    """Counts the lease operations that run in a lockspace; entered several times at once."""
-
-    __slots__ = ("_space",)
-
-    def __init__(self, space: Space) -> None:
-        self._space = space
-
-    def __enter__(self) -> None:
-        self._space.operations += 1
-
-    def __exit__(self, *exc: object) -> None:
-        space = self._space
-        space.operations -= 1
-        if not space.operations and space.phase is not Phase.HEALTHY:
-            space.wake()
-
-
 class Space:
     """One lockspace of this daemon, from its ADD to its end."""
 
@@ -70,12 +52,9 @@ class Space:
         self.blocked_checks = 0
         self.lockspace: Lockspace | None = None
         self.device: Device | None = None
-        self.kept_devices: list[Device] = []
-        """Of leases that are over, but for a leader write that may still arrive."""
         self.events: list[socket.socket] = []
         self.rindex_busy = False
         self.operations = 0
-        self._operation = _Operation(self)
         self.acquire_last_attempt = 0
         self.added: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.last_examined: dict[int, float] = {}
@@ -103,7 +82,7 @@ class Space:
 
     def operation(self) -> _Operation:
         """While a lease operation runs the lockspace counts as used, whoever started it (spec 21 no. 25)."""
-        return self._operation
+        return _Operation(self)
 
     def same_place(self, path: str, offset: int) -> bool:
         return self.path == path and self.offset == offset
@@ -118,6 +97,24 @@ class Space:
 
     def shown(self, flags: int = 0) -> wire.Lockspace:
         return wire.Lockspace(self.name, self.host_id, flags, wire.Disk(self.path, self.offset))
+
+
+class _Operation:
+    """One lease operation in progress. A class, because a generator costs more than the bookkeeping."""
+
+    __slots__ = ("_space",)
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __enter__(self) -> None:
+        self._space.operations += 1
+
+    def __exit__(self, *_exception: object) -> None:
+        space = self._space
+        space.operations -= 1
+        if not space.operations and space.phase is not Phase.HEALTHY:
+            space.wake()
 
 
 class SpaceTable:

@@ -52,6 +52,8 @@ class Space:
         self.blocked_checks = 0
         self.lockspace: Lockspace | None = None
         self.device: Device | None = None
+        self.kept_devices: list[Device] = []
+        """Of leases that are over, but for a leader write that may still arrive."""
         self.events: list[socket.socket] = []
         self.rindex_busy = False
         self.operations = 0

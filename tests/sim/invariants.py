@@ -99,7 +99,7 @@ class Invariants:
         machine = self.machines[op.disk.host.name]
         if place.kind == "delta":
             self._delta_submitted(op, machine, place)
-        elif place.kind in ("leader", "block") and machine.ours:
+        elif place.kind in ("leader", "block", "request") and machine.ours:
             self._lease_submitted(op, machine, place)
 
     def completed(self, op: Op, outcome: str) -> None:
@@ -224,6 +224,8 @@ class Invariants:
                 f"rule 15: {machine.name} writes {place.kind} of {place.resource} at {now:.3f}, "
                 f"its lockspace was lost at {incarnation.fail_at:.3f}"
             )
+        if place.kind == "request":
+            return
         view = self._views.setdefault((machine.name, machine.boots, place.resource), OwnView())
         if place.kind == "block":
             self._block_submitted(op, machine, place, view, incarnation.host_id)

@@ -24,6 +24,7 @@ from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions
 from holdfast.leased.processes import Process
 from holdfast.leased.wire import Command, Disk, Header, Lockspace, Payload, Resource
+from holdfast.storage import close_storage
 
 PATIENCE_S = 15.0
 """A wait that takes longer is a failure, not a slow machine."""
@@ -250,3 +251,5 @@ async def leased_host(directory: Path, quick_join: bool = True, **settings: Any)
             host.daemon.shutdown_forced()
             async with asyncio.timeout(PATIENCE_S):
                 await serving
+            if options.run_dir.endswith("/run"):
+                close_storage()  # Shared by all daemons of this loop: the outermost one ends it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pty
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -308,15 +310,14 @@ def test_on_lost_exec(tmp_path: Path) -> None:
     with_scene(tmp_path, body)
 
 
-def test_a_killed_runner_takes_its_command_along(tmp_path: Path) -> None:
+def test_a_killed_runner_takes_its_command_and_all_descendants_along(tmp_path: Path) -> None:
     async def body(scene: Scene) -> None:
-        process = await scene.start(
-            "--lease", "web:primary", command=f"echo $$ > {tmp_path}/ready; exec sleep 1000"
-        )
-        pid = int(await scene.file("ready"))
+        command = FAMILY.format(dir=tmp_path) + f"echo $$ > {tmp_path}/main; while :; do sleep 0.02; done"
+        process = await scene.start("--lease", "web:primary", command=command)
+        pids = [int(await scene.file(name)) for name in ("main", "a", "b")]
         process.kill()
         await process.wait()
-        await until(lambda: gone(pid))
+        await until(lambda: all(map(gone, pids)))
         await scene.daemon.until(lambda: not scene.daemon.registered_pids())
 
     with_scene(tmp_path, body)
@@ -396,5 +397,85 @@ def test_os_environment_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         out, err = await process.communicate()
         assert out == os.fsencode("a value with \udcff in it\n")
         assert err == b""
+
+    with_scene(tmp_path, body)
+
+
+class TerminalScene:
+    """`holdfast run` as the foreground job of a terminal of its own."""
+
+    def __init__(self, scene: Scene, *command: str) -> None:
+        words = [sys.executable, "-m", "holdfast", "run", "--run-dir", str(scene.daemon.run_dir)]
+        words += ["--lease", "web:primary", "--quiet", "--", *command]
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            try:
+                os.execv(words[0], words)
+            finally:
+                os._exit(1)
+        os.set_blocking(self._fd, False)
+        self.output = ""
+
+    async def until_output(self, text: str) -> None:
+        while text not in self.output:
+            try:
+                self.output += os.read(self._fd, 4096).decode()
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+
+    def type(self, text: str) -> None:
+        os.write(self._fd, text.encode())
+
+    async def status(self, options: int) -> int:
+        while True:
+            pid, status = os.waitpid(self.pid, options | os.WNOHANG)  # noqa: ASYNC222
+            if pid:
+                return status
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def test_the_command_owns_the_terminal_and_ctrl_c_reaches_it(tmp_path: Path) -> None:
+    async def body(scene: Scene) -> None:
+        terminal = TerminalScene(scene, "/bin/sh", "-c", "echo rea''dy; read line; echo got $line; sleep 1000")
+        try:
+            await terminal.until_output("ready")
+            terminal.type("words\n")
+            await terminal.until_output("got words")
+            terminal.type("\x03")
+            assert os.waitstatus_to_exitcode(await terminal.status(0)) == 128 + signal.SIGINT
+        finally:
+            terminal.close()
+
+    with_scene(tmp_path, body)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_ctrl_z_stops_both_and_only_a_held_lease_lets_the_command_go_on(tmp_path: Path, lost: bool) -> None:
+    async def body(scene: Scene) -> None:
+        # While it is stopped the command must not count.
+        loop = f"echo rea''dy; while :; do echo >> {tmp_path}/count; sleep 0.02; done"
+        terminal = TerminalScene(scene, "/bin/sh", "-c", loop)
+        try:
+            await terminal.until_output("ready")
+            terminal.type("\x1a")
+            assert os.WIFSTOPPED(await terminal.status(os.WUNTRACED))
+            stopped_at = (tmp_path / "count").stat().st_size
+            if lost:
+                scene.daemon.take_away("web", "primary")
+                os.kill(terminal.pid, signal.SIGCONT)
+                assert os.waitstatus_to_exitcode(await terminal.status(0)) == 74
+            else:
+                os.kill(terminal.pid, signal.SIGCONT)
+                await until(lambda: (tmp_path / "count").stat().st_size > stopped_at)
+                terminal.type("\x03")
+                assert os.waitstatus_to_exitcode(await terminal.status(0)) == 130
+        finally:
+            terminal.close()
 
     with_scene(tmp_path, body)

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         space.space, os.path.abspath(space.path), space.offset, space.host_id, arguments.io_timeout
     )
     try:
-        joined = asyncio.run(ensure_joined(Daemon(arguments.run_dir), request, progress.waiting))
+        joined = asyncio.run(ensure_joined(Daemon(arguments.run_dir), request, progress))
     finally:
         progress.clear()
     if arguments.json:

@@ -16,6 +16,7 @@ leases:
 the command gets:
   HOLDFAST_LEASE_VERSION  the lease version, a fencing token: it grows with each owner
   HOLDFAST_LEASE, HOLDFAST_SPACE, HOLDFAST_RESOURCE, HOLDFAST_HOST_ID, HOLDFAST_GENERATION, HOLDFAST_RUN_DIR
+  HOLDFAST_RUN_ID         marks all processes of this run
   HOLDFAST_LEASE_FD       the registered socket: the lease lives as long as any process has it open
 
 when the lease cannot be proven any more (no renewal for 8 x io_timeout):

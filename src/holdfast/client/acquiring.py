@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.daemon import Daemon
 from holdfast.client.errors import ClientError, NotAcquired
+from holdfast.client.registration import LEASE_TIMEOUT_S
 from holdfast.client.status import Status
 from holdfast.lease import timing
 from holdfast.lease.errors import Code
+from holdfast.leased import wire
 
 PASSING = frozenset(
     {
@@ -37,6 +39,12 @@ HELD_HERE = -17
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
+REPORT_AFTER_S = 2.0
+REPORT_EVERY_S = 5.0
+BLOCKING_TIMEOUT_S = float(
+    timing.host_dead_after(timing.MAX_IO_TIMEOUT_S, timing.DEFAULT_FIRE_TIMEOUT_S) + 7 * timing.MAX_IO_TIMEOUT_S
+)
+"""Longest ACQUIRE there can be: a dead owner with the largest io_timeout (spec lease-disk 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,37 +109,63 @@ async def find_obstacle(daemon: Daemon, lease: LeaseAddress, code: int, status: 
         return Obstacle(lease, code)
 
 
+Attempt = Callable[[int, float], Awaitable[None]]
+"""One ACQUIRE: flags, and the deadline in seconds."""
+
+
 async def acquire_patiently(
-    attempt: Callable[[], Awaitable[None]],
+    attempt: Attempt,
     *,
     wait_s: float | None,
-    obstacle: Callable[[int], Awaitable[Sequence[Obstacle]]] | None = None,
-    on_wait: Callable[[Sequence[Obstacle]], None] | None = None,
-    report_every_s: float = 5.0,
+    obstacles: Callable[[int], Awaitable[Sequence[Obstacle]]],
+    on_wait: Callable[[Sequence[Obstacle]], None],
 ) -> None:
     """Call `attempt` (which raises NotAcquired) until it succeeds.
 
-    `wait_s`: seconds to go on for, 0 for a single attempt, None for ever. While waiting, `obstacle` is asked
-    now and then and the answer handed to `on_wait`.
+    `wait_s`: seconds to go on for, None for ever; 0 is a single attempt that does not wait for a dying owner.
+    While it goes on, `obstacles` is asked now and then and the answer handed to `on_wait`.
+
+    An attempt blocks until a dying owner is certain to be dead: it must not be cut into short ones, because a
+    daemon that has never seen the owner alive begins to count anew with each (spec lease-disk 8.4).
     """
+    if wait_s == 0:
+        await attempt(wire.ACQUIRE_OWNER_NOWAIT, LEASE_TIMEOUT_S)
+        return
     loop = asyncio.get_running_loop()
-    started = loop.time()
+    deadline = None if wait_s is None else loop.time() + wait_s
     pause = FIRST_PAUSE_S
-    next_report = started
+    next_report = loop.time() + REPORT_AFTER_S
+    refused: NotAcquired | None = None
     while True:
+        task = asyncio.ensure_future(attempt(0, BLOCKING_TIMEOUT_S))
         try:
-            await attempt()
+            while not task.done():
+                now = loop.time()
+                until = next_report if deadline is None else min(next_report, deadline)
+                await asyncio.wait({task}, timeout=max(0.0, until - now))
+                if not task.done():
+                    if deadline is not None and loop.time() >= deadline:
+                        raise refused or NotAcquired(
+                            Code.ACQUIRE_OWNED_RETRY, f"still waiting for the lease after {wait_s:g} s"
+                        )
+                    on_wait(await obstacles(refused.code if refused else Code.ACQUIRE_OWNED_RETRY))
+                    next_report = loop.time() + REPORT_EVERY_S
+            task.result()
             return
         except NotAcquired as error:
             if error.code not in PASSING and error.code != HELD_HERE:
                 raise
-            now = loop.time()
-            if on_wait is not None and obstacle is not None and now >= next_report:
-                on_wait(await obstacle(error.code))
-                next_report = now + report_every_s
-            if wait_s is not None and now - started >= wait_s:
+            if deadline is not None and loop.time() >= deadline:
                 raise
-        left = pause if wait_s is None else max(0.0, min(pause, started + wait_s - loop.time()))
+            if refused is None or loop.time() >= next_report:
+                on_wait(await obstacles(error.code))
+                next_report = loop.time() + REPORT_EVERY_S
+            refused = error
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        left = pause if deadline is None else max(0.0, min(pause, deadline - loop.time()))
         # Jitter: hosts that wait for the same owner must not meet in the same ballot each time.
         await asyncio.sleep(left * random.uniform(0.7, 1.0))
         pause = min(pause * 1.6, MAX_PAUSE_S)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -30,6 +33,8 @@ LEAVE_TIMEOUT_S = 20.0
 """For a lockspace whose storage hangs: then the daemon is ended without leaving it."""
 EXIT_TIMEOUT_S = 5.0
 LOG_NAME = "daemon.log"
+PREFIX = "holdfast-run-"
+LEFTOVER_AGE_S = 300.0
 
 CommandLine = Callable[[Path, str], Sequence[str]]
 """The daemon's command for a run directory and a host name."""
@@ -69,8 +74,9 @@ class EmbeddedDaemon:
         """Start it and wait until it answers. DaemonUnreachable carries the last line of its log."""
         base = os.environ.get("XDG_RUNTIME_DIR")
         parent = base if base and os.access(base, os.W_OK | os.X_OK) else None
+        await asyncio.to_thread(remove_leftovers, Path(parent or tempfile.gettempdir()))
         # mkdtemp makes it with mode 0700: nobody else reaches the socket.
-        directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="holdfast-run-", dir=parent))
+        directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=PREFIX, dir=parent))
         name = private_host_name()
         try:
             pid = _spawn(list(command_line(directory, name)), directory)
@@ -142,6 +148,24 @@ class EmbeddedDaemon:
             pass
         await asyncio.to_thread(shutil.rmtree, self.run_dir, ignore_errors=True)
         return complaints
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove private run directories of ours whose daemon is gone: what a killed `holdfast run` left behind."""
+    for directory in parent.glob(f"{PREFIX}*"):
+        try:
+            found = directory.lstat()
+            if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+                continue
+            if time.time() - found.st_mtime < LEFTOVER_AGE_S:
+                # Perhaps somebody is about to start a daemon in it.
+                continue
+            with (directory / "sanlock.pid").open("r+b") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            # In use, not ours, or already gone.
+            continue
 
 
 def _spawn(command: list[str], directory: Path) -> int:

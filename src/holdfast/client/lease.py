@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -141,18 +141,20 @@ class Lease:
         return self
 
     async def _acquire(self, registration: Registration, located: LeaseAddress) -> None:
-        async def attempt() -> None:
-            await registration.acquire(located, shared=self.shared, owner_name=self._owner_name)
+        async def attempt(flags: int, timeout_s: float) -> None:
+            await registration.acquire(
+                located, shared=self.shared, flags=flags, owner_name=self._owner_name, timeout_s=timeout_s
+            )
 
-        async def obstacle(code: int) -> list[Obstacle]:
-            return [await find_obstacle(self._daemon, located, code)]
+        async def obstacles(code: int) -> list[Obstacle]:
+            return [] if self._on_wait is None else [await find_obstacle(self._daemon, located, code)]
 
-        def report(found: object) -> None:
-            if self._on_wait is not None and isinstance(found, list):
-                for item in found:
+        def report(found: Sequence[Obstacle]) -> None:
+            for item in found:
+                if self._on_wait is not None:
                     self._on_wait(item)
 
-        await acquire_patiently(attempt, wait_s=self._wait_s, obstacle=obstacle, on_wait=report)
+        await acquire_patiently(attempt, wait_s=self._wait_s, obstacles=obstacles, on_wait=report)
 
     async def _read_version(self, registration: Registration, located: LeaseAddress) -> int:
         if self.shared:

@@ -16,7 +16,6 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from holdfast.client import locations
 from holdfast.client.acquiring import Obstacle, acquire_patiently, find_obstacle
@@ -28,10 +27,12 @@ from holdfast.client.errors import ClientError, DaemonUnreachable, NotAcquired
 from holdfast.client.gated import GatedChild, become_subreaper, exec_exit_code
 from holdfast.client.host_ids import read_membership
 from holdfast.client.proof import Held, Proof, Verdict, read_clocks
+from holdfast.client.report import Report
 from holdfast.client.space import SpaceRequest, check_space_path, ensure_joined, locate, make_space_file
 from holdfast.client.status import SpaceStatus, Status
 from holdfast.client.supervision import EXIT_BY_SIGNAL, SIGNAL_NAMES, Supervision, boottime
 from holdfast.client.terminal import Terminal, in_shared_foreground, leads_foreground
+from holdfast.client.warden import MARK_NAME, Warden
 from holdfast.client.watch import LeaseWatch
 from holdfast.lease import timing
 from holdfast.lease.errors import LeaseError
@@ -48,18 +49,6 @@ PROBE_TIMEOUT_S = 5.0
 RELEASE_TIMEOUT_S = 20.0
 NO_KILLPATH = "/bin/true"
 """With --on-lost=exec the daemon runs this instead of sending SIGTERM: the grace time belongs to the handler."""
-
-
-class Report(Protocol):
-    """Where progress goes."""
-
-    def say(self, text: str) -> None:
-        """Something happened; one line."""
-        ...
-
-    def waiting(self, text: str, left_s: float | None = None) -> None:
-        """Something goes on, for `left_s` seconds at least when that is known."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,17 +83,29 @@ def run(options: RunOptions, report: Report) -> int:
     """
     become_subreaper()
     child = GatedChild.fork(options.command, own_group=not in_shared_foreground())
+    warden = Warden.fork(child.pid if child.own_group else 0)
     terminal = Terminal(child.pid) if child.own_group and leads_foreground() else None
-    return asyncio.run(_Run(options, report, child, terminal).main())
+    try:
+        return asyncio.run(_Run(options, report, child, warden, terminal).main())
+    finally:
+        warden.dismiss()
 
 
 class _Run:
     """One run, step by step."""
 
-    def __init__(self, options: RunOptions, report: Report, child: GatedChild, terminal: Terminal | None) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        report: Report,
+        child: GatedChild,
+        warden: Warden,
+        terminal: Terminal | None,
+    ) -> None:
         self._options = options
         self._report = report
         self._child = child
+        self._warden = warden
         self._terminal = terminal
         self._embedded: EmbeddedDaemon | None = None
         self._daemon = Daemon(options.run_dir)
@@ -200,12 +201,10 @@ class _Run:
                     raise check_space_path(path, offset, space, error) from error
         elif status.space(space) is None:
             file = self._space_file(space)
-            await make_space_file(
-                self._daemon, file, space, io_timeout or DEFAULT_FILE_IO_TIMEOUT_S, self._report.say
-            )
+            await make_space_file(self._daemon, file, space, io_timeout or DEFAULT_FILE_IO_TIMEOUT_S, self._report)
             path = str(file)
         request = SpaceRequest(space, path, offset, options.host_id, io_timeout)
-        return await ensure_joined(self._daemon, request, self._report.waiting)
+        return await ensure_joined(self._daemon, request, self._report)
 
     @staticmethod
     def _space_file(space: str) -> Path:
@@ -217,8 +216,15 @@ class _Run:
     async def _acquire(self, leases: Sequence[LeaseAddress]) -> None:
         options, child = self._options, self._child
 
-        async def attempt() -> None:
-            await self._daemon.acquire_for(child.pid, *leases, shared=options.shared, owner_name="holdfast run")
+        async def attempt(flags: int, timeout_s: float) -> None:
+            await self._daemon.acquire_for(
+                child.pid,
+                *leases,
+                shared=options.shared,
+                flags=flags,
+                owner_name="holdfast run",
+                timeout_s=timeout_s,
+            )
 
         async def obstacles(code: int) -> list[Obstacle]:
             found = [await find_obstacle(self._daemon, lease, code) for lease in leases]
@@ -229,13 +235,14 @@ class _Run:
                 self._report.waiting(f"waiting: {obstacle}", obstacle.free_in_s)
 
         self._report.waiting("acquiring " + ", ".join(map(str, leases)))
-        await acquire_patiently(attempt, wait_s=options.wait_s, obstacle=obstacles, on_wait=report)
+        await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
 
     async def _environment(self, leases: Sequence[LeaseAddress]) -> dict[str, str]:
         status = await self._daemon.status()
         versions = [self._version(status, lease) for lease in leases]
         space = self._spaces[leases[0].space]
         return {
+            MARK_NAME: self._warden.mark,
             "HOLDFAST_LEASE": " ".join(map(str, leases)),
             "HOLDFAST_LEASE_VERSION": " ".join(map(str, versions)),
             "HOLDFAST_SPACE": leases[0].space,
@@ -254,8 +261,9 @@ class _Run:
     # While it runs
 
     async def _supervise(self, watch: LeaseWatch, environ: dict[str, str], leases: Sequence[LeaseAddress]) -> int:
-        own = frozenset({self._embedded.pid} if self._embedded else ())
-        supervision = Supervision(self._child, own, self._terminal)
+        own = frozenset({self._warden.pid, *([self._embedded.pid] if self._embedded else ())})
+        watched = self._embedded.pid if self._embedded else 0
+        supervision = Supervision(self._child, own, self._terminal, watched)
         supervision.may_continue = lambda: not watch.expired()
         supervision.start()
         try:
@@ -280,7 +288,7 @@ class _Run:
     async def _until_end(self, supervision: Supervision, watch: LeaseWatch) -> Verdict | None:
         """None once the command and all its descendants are gone; the verdict when the lease is lost before."""
         watching = asyncio.create_task(watch.until_lost(on_warning=self._warn), name="watch")
-        daemon_gone = asyncio.create_task(supervision.left_out_exited.wait(), name="private daemon")
+        daemon_gone = asyncio.create_task(supervision.watched_exited.wait(), name="private daemon")
         ending = asyncio.create_task(self._until_gone(supervision, watch), name="command")
         tasks = {watching, daemon_gone, ending}
         try:
@@ -290,6 +298,10 @@ class _Run:
             if daemon_gone.done() and not ending.done():
                 return Verdict(watch.proof.deadline, "the private lease daemon has ended")
             ending.result()
+            if (supervision.exit_code or 0) > EXIT_BY_SIGNAL:
+                # Perhaps the daemon was faster than we and killed it for the loss of the lease.
+                verdict = await watch.look(PROBE_TIMEOUT_S)
+                return verdict if verdict.lost else None
             return None
         finally:
             for task in tasks:
@@ -345,6 +357,7 @@ class _Run:
         """Run the --on-lost=exec command; 0 when that fails."""
         environ = {
             **os.environ,
+            MARK_NAME: self._warden.mark,
             "HOLDFAST_LOST_PID": str(self._child.pid),
             "HOLDFAST_LOST_REASON": verdict.lost,
         }

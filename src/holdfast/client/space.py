@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +17,18 @@ from holdfast.client.addresses import IndexAddress, LeaseAddress, SpaceAddress
 from holdfast.client.daemon import Daemon, join_timeout
 from holdfast.client.errors import ClientError
 from holdfast.client.host_ids import choose_host_id, read_membership
+from holdfast.client.report import Report, Silence, ticking
 from holdfast.client.status import SpaceStatus
+from holdfast.lease import timing
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.lease.geometry import MIB
 from holdfast.lease.records import encode_name
 from holdfast.leased import wire
 
-Say = Callable[[str], None]
-"""Progress for people, one line each."""
-
 JOIN_ATTEMPTS = 16
 """Ids tried before giving up: each further one means that another starter was faster."""
+JOIN_EXTRA_S = 0.5
+"""What a join takes besides its waiting, for the estimate."""
 INDEX_RETRY_S = 30.0
 """How long a creation of a resource is tried while others use the index."""
 INDEX_BUSY = frozenset(
@@ -56,25 +56,23 @@ class SpaceRequest:
     io_timeout: int = 0
 
 
-def quiet(_: str) -> None:
-    """No progress."""
-
-
-async def ensure_joined(daemon: Daemon, request: SpaceRequest, say: Say = quiet) -> SpaceStatus:
+async def ensure_joined(daemon: Daemon, request: SpaceRequest, report: Report | None = None) -> SpaceStatus:
     """Join the lockspace unless it is joined. ClientError says what is in the way and what to do."""
+    report = report or Silence()
     for _ in range(JOIN_ATTEMPTS):
         status = await daemon.status()
         space = status.space(request.name)
         if space is None:
             if not request.path:
                 raise ClientError(-28, f"lockspace {request.name}")
-            await _join(daemon, request, status.host_name, say)
+            await _join(daemon, request, status.host_name, report)
             continue
         _check_same(request, space)
         address = SpaceAddress(space.name, space.host_id, space.path, space.offset)
         if space.state in ("add", "rem"):
-            say(f"waiting: lockspace {space.name} is being {'joined' if space.state == 'add' else 'left'}")
-            await daemon.lockspace_joined(address, wait=True, timeout_s=join_timeout(space.io_timeout or 0))
+            text = f"waiting: lockspace {space.name} is being {'joined' if space.state == 'add' else 'left'}"
+            over = daemon.lockspace_joined(address, wait=True, timeout_s=join_timeout(space.io_timeout or 0))
+            await ticking(report, text, None, over)
             continue
         if space.failing:
             raise ClientError(
@@ -105,7 +103,7 @@ def _real(path: str) -> str:
     return os.path.realpath(path)
 
 
-async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, say: Say) -> None:
+async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, report: Report) -> None:
     refused: set[int] = set()
     for _ in range(JOIN_ATTEMPTS):
         host_id, io_timeout = request.host_id, request.io_timeout
@@ -117,9 +115,10 @@ async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, say: Say)
                 raise ClientError(Code.HOSTID_BUSY, f"lockspace {request.name}: all host ids are in use")
             host_id = chosen
         address = SpaceAddress(request.name, host_id, request.path, request.offset)
-        say(f"joining lockspace {request.name} as host {host_id} (about {2 * io_timeout} s)")
+        text = f"joining lockspace {request.name} as host {host_id}"
         try:
-            await daemon.add_lockspace(address, io_timeout=io_timeout)
+            joining = daemon.add_lockspace(address, io_timeout=io_timeout)
+            await ticking(report, text, timing.join_check_delay(io_timeout) + JOIN_EXTRA_S, joining)
             return
         except ClientError as error:
             if error.code in (-17, -115):
@@ -127,7 +126,7 @@ async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, say: Say)
             if error.code != Code.HOSTID_BUSY or request.host_id:
                 raise
             refused.add(host_id)
-            say(f"host id {host_id} is in use; trying another")
+            report.say(f"host id {host_id} is in use; trying another")
     raise ClientError(Code.HOSTID_BUSY, f"join lockspace {request.name}: {JOIN_ATTEMPTS} host ids tried")
 
 
@@ -176,7 +175,9 @@ async def locate(daemon: Daemon, lease: LeaseAddress, space: SpaceStatus, *, cre
         await asyncio.sleep(random.uniform(0.05, 0.5))
 
 
-async def make_space_file(daemon: Daemon, path: Path, space: str, io_timeout: int, say: Say = quiet) -> bool:
+async def make_space_file(
+    daemon: Daemon, path: Path, space: str, io_timeout: int, report: Report | None = None
+) -> bool:
     """Make and format the file of a space unless it exists: lockspace at 0, resource index at 1 MiB.
 
     True if this call made it. Directories are made with mode 0700. ClientError for what the daemon refuses,
@@ -185,7 +186,7 @@ async def make_space_file(daemon: Daemon, path: Path, space: str, io_timeout: in
     if await asyncio.to_thread(path.exists):
         return False
     encode_name(space)
-    say(f"making the lease file {path}")
+    (report or Silence()).say(f"making the lease file {path}")
     status = await daemon.status()
     draft = path.with_name(f".{path.name}.{os.getpid()}.{random.getrandbits(32):08x}")
     await asyncio.to_thread(_make_draft, draft, status.daemon.get("uid", ""), status.daemon.get("gid", ""))

@@ -35,16 +35,20 @@ def boottime() -> float:
 
 
 class Supervision:
-    """Follows one command. `leave_out` are children of ours that do not belong to it (an embedded daemon)."""
+    """Follows one command. `leave_out` are children of ours that do not belong to it; `watched` is one of them
+    whose end matters (the embedded daemon), 0 for none."""
 
-    def __init__(self, child: GatedChild, leave_out: frozenset[int], terminal: Terminal | None) -> None:
+    def __init__(
+        self, child: GatedChild, leave_out: frozenset[int], terminal: Terminal | None, watched: int
+    ) -> None:
         self._child = child
         self._leave_out = leave_out
         self._terminal = terminal
         self._shared_terminal = not child.own_group
         self.exited = asyncio.Event()
-        self.left_out_exited = asyncio.Event()
-        """A process that was left out (the embedded daemon) has ended."""
+        self.watched_exited = asyncio.Event()
+        """The watched process (the embedded daemon) has ended."""
+        self._watched = watched
         self.exit_code: int | None = None
         self.may_continue: Callable[[], bool] = lambda: True
         """Asked before stopped processes are continued: not without the lease."""
@@ -87,9 +91,8 @@ class Supervision:
     def _look(self) -> None:
         self._look_for_exit()
         self._look_for_stop()
-        for pid in self._leave_out:
-            if self._has_exited(pid):
-                self.left_out_exited.set()
+        if self._watched and self._has_exited(self._watched):
+            self.watched_exited.set()
         reap(self._leave_out | {self._child.pid})
 
     @staticmethod

@@ -165,6 +165,8 @@ class Lockspace:
         self.changed = Signal()
         self.history: deque[Renewal] = deque(maxlen=RENEWAL_HISTORY)
         self.on_notice: Callable[[Notice], None] | None = None
+        self.on_renewal_error: Callable[[LeaseError], None] | None = None
+        """Told of each failed renewal, so that somebody can log it."""
         self._watch_limit = watch_limit
         self._trust_own_name = trust_own_name
         self._read_extend_s = 0.5 if read_extend_s == 0 else read_extend_s or float(io_timeout)
@@ -319,8 +321,10 @@ class Lockspace:
             try:
                 await self.renew()
                 retry = False
-            except LeaseError:
+            except LeaseError as error:
                 retry = True
+                if self.on_renewal_error is not None:
+                    self.on_renewal_error(error)
 
     @property
     def next_renewal(self) -> float:

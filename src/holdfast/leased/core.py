@@ -32,7 +32,7 @@ from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
-from holdfast.storage import Device, Faults, close_disk, close_storage, open_disk
+from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,6 @@ class LeaseDaemon:
         self.alarm.close()
         if not len(self.spaces):
             self.record.close()
-        close_storage()
 
     # -- connections ---------------------------------------------------------------------------------------
 
@@ -409,6 +408,9 @@ class LeaseDaemon:
         for token in list(lease.tokens):
             lease_commands.drop_token(self, token)
         self.leases.forget(lease)
+        if lease.orphaned:
+            lease.orphaned = False
+            self.record.orphan_gone(lease.space.name)
         if lease.device is not None:
             self.close_disk(lease.device)
             lease.device = None

@@ -23,6 +23,7 @@ from holdfast.lease import timing
 from holdfast.leased.core import BACKLOG, LeaseDaemon
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
+from holdfast.storage import close_storage
 from holdfast.version import __version__
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ RUN_DIR_MODE: Final = 0o775
 SOCKET_MODE: Final = 0o660
 LOCK_FILE_MODE: Final = 0o644
 MAX_SOCKET_PATH_BYTES: Final = 107
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
@@ -53,7 +53,7 @@ def run_daemon(options: DaemonOptions) -> int:
         if not options.foreground:
             _become_background_process()
         if options.parent_pid:
-            _die_with_parent(options.parent_pid)
+            _require_parent(options.parent_pid)
         daemon_log = DaemonLog(options)
     except (StartError, OSError) as error:
         sys.stderr.write(f"holdfast lease daemon: {error}\n")
@@ -93,10 +93,17 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
         listener = listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(daemon.run(listener))
+        asyncio.run(_serve(daemon, listener))
     finally:
         os.close(lock)
     return EXIT_OK
+
+
+async def _serve(daemon: LeaseDaemon, listener: socket.socket) -> None:
+    try:
+        await daemon.run(listener)
+    finally:
+        close_storage()
 
 
 def _extra(options: DaemonOptions) -> str:
@@ -188,10 +195,8 @@ def _become_background_process() -> None:
         os.close(null)
 
 
-def _die_with_parent(parent_pid: int) -> None:
-    """SIGTERM when the parent dies. The daemon watches it by pidfd too: SIGTERM alone means "if unused"."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def _require_parent(parent_pid: int) -> None:
+    """Not PR_SET_PDEATHSIG: that is about the *thread* that started us. The daemon watches a pidfd instead."""
     if os.getppid() != parent_pid:
         raise StartError(f"parent process {parent_pid} is gone already")
 

@@ -96,6 +96,7 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
             link=link,
         )
         space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
+        space.lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
         space.acquire_last_attempt = int(daemon.clock.now())
         if space.removal_wanted:
             return Code.ERROR
@@ -106,6 +107,14 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
             link.close()
         return error.code
     return 0
+
+
+def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
+    last = space.membership.last_success
+    late = daemon.clock.now() - last
+    log.error(
+        "s%d renewal error %d, %.1f s after last_success %d: %s", space.number, error.code, late, last, error
+    )
 
 
 # -- watching ----------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ class Cluster:
             self.storage,
             self.ledger,
             rng,
+            host_id=plan.host_id,
             ours=plan.ours,
             fire=scenario.fire,
             dead_s=scenario.dead_s,

@@ -11,6 +11,7 @@ The ledger knows who may act; here are the promises about writes:
   (mod max_hosts);
 - rule 8a: no leader write after a reading that showed the instance decided;
 - rules 9, 11: a leader is freed by its owner only with RELEASED or SHARED in the owner's block on disk;
+- rule 13: another host's block is changed only when its shared hold is over and while the writer owns the lease;
 - rule 15: no lease write is submitted by an incarnation past its fail deadline;
 - rule 16: a host id is freed only when nothing of it can act and none of its leader writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
@@ -135,6 +136,7 @@ class Invariants:
         elif place.kind == "block":
             block = decode_host_block(op.data)[0]
             self._clearing(op, decode_host_block(before)[0], block, place)
+            self._foreign_landed(op, place)
             key = (place.resource, place.host_id)
             if not self.machines[op.disk.host.name].ours:
                 # The original releases with the values in its memory, which may be of an older version, or zeros.
@@ -163,6 +165,18 @@ class Invariants:
             return
         if not self.ledger.is_over(place.host_id, old.mode_generation):
             self.ledger.spoil(machine.name, place.resource, f"cleared the live mark of host {place.host_id}")
+
+    def _foreign_landed(self, op: Op, place: Place) -> None:
+        """Rule 13: another host's block is changed only while the writer owns the lease, landing included."""
+        machine = self.machines[op.disk.host.name]
+        if not machine.ours or place.host_id == machine.host_id:
+            return
+        leader = decode_leader(self.storage.peek(op.offset // MIB_OF * MIB_OF, SECTOR))
+        if leader.timestamp == 0 or leader.owner_id != machine.host_id:
+            raise self.ledger.violation(
+                f"rule 13: {machine.name} changed the block of host {place.host_id} on {place.resource}, "
+                f"which host {leader.owner_id} {'owns' if leader.timestamp else 'released'}"
+            )
 
     # --- delta records
 

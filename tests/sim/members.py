@@ -98,7 +98,7 @@ class OurMember:
         self.space.close_leases()
 
     async def settle(self) -> bool:
-        return await self.space.settle_leaders(float(self.space.io_timeout))
+        return await self.space.settle_contested(float(self.space.io_timeout))
 
     async def leave(self) -> None:
         await self.space.leave()

@@ -171,7 +171,7 @@ def test_letting_go_with_a_leader_write_outstanding_is_caught(monkeypatch: pytes
     async def never_mind(self: lockspace.Lockspace, timeout_s: float) -> bool:
         return True
 
-    monkeypatch.setattr(lockspace.Lockspace, "settle_leaders", never_mind)
+    monkeypatch.setattr(lockspace.Lockspace, "settle_contested", never_mind)
     found = first_violation(range(400), "ours", "sick storage")
     assert "rule 16" in found or "the leader went back" in found
 

@@ -300,9 +300,9 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
         await asyncio.wait({renewing}, timeout=patience)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
-    while not await lockspace.settle_leaders(float(space.io_timeout)):
+    while not await lockspace.settle_contested(float(space.io_timeout)):
         # It could arrive when another host has taken the lease over: only the reset may end it (spec 13).
-        log.error("s%d a leader write is outstanding: the watchdog is not cleared", space.number)
+        log.error("s%d a lease write is outstanding: the watchdog is not cleared", space.number)
     await _logged(space, lockspace.link.clear())
     daemon.spaces.move(space, Listed.REM)
     for lease in daemon.leases.in_space(space):

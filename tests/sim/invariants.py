@@ -16,7 +16,7 @@ The ledger knows who may act; here are the promises about writes:
 - rule 16: a host id is freed only when nothing of it can act and none of its leader writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
 
-Hosts that model the original are only watched, not judged, by the rules about the writer. Four things an
+Hosts that model the original are only watched, not judged, by the rules about the writer. Five things an
 original does break promises to others, and nothing that our hosts could do prevents it, because the host that
 suffers is not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double
 owners of it are counted, not reported.
@@ -30,8 +30,10 @@ owners of it are counted, not reported.
    holder's joining (7.3), or because the mark has generation 0.
 4. It takes a lease from an owner it has not seen yet after that host's silence for a dead time computed from its
    *own* io_timeout (8.4, "own io when unknown"), which may be shorter than the owner's.
+5. It commits a value of its own earlier generation and takes the lease for its own (15 no. 7), while everybody
+   else sees the lease of a generation that is over.
 
-A fifth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows),
+A sixth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows),
 slowly; that host releases, the next version is decided, then the commit lands, or it lands between the host's
 reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others away, so
 nobody gets a second grant, but versions may repeat: from then on only the order of versions is not checked for
@@ -317,6 +319,13 @@ class Invariants:
             f"owner {old.owner_id}/{old.owner_generation} "
             f"by lver {new.lver} owner {new.owner_id}/{new.owner_generation}"
         )
+        takes_old_self = (
+            new.timestamp and new.owner_id == new.write_id and new.owner_generation < new.write_generation
+        )
+        if takes_old_self and not machine.ours and self.attributes_to_originals:
+            ledger.spoil(
+                machine.name, place.resource, f"takes a lease of its earlier generation for its own: {what}"
+            )
         if new.owner_id != new.write_id and new.timestamp and not machine.ours:
             self._helped.add((place.resource, new.lver))
         if new.lver < old.lver or (new.lver == old.lver and not same_owner):

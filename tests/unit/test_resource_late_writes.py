@@ -243,3 +243,35 @@ def test_the_lease_is_kept_until_a_cleared_foreign_block_has_arrived() -> None:
         assert not site.peek_block(3).shared
 
     play(scenario)
+
+
+def test_shared_holders_seen_by_a_ballot_that_was_outrun_count() -> None:
+    # The try is outrun, then another host commits our value: no further reading shows the shared holder.
+    async def scenario(site: Site) -> None:
+        space, holder = await site.joined(1), await site.joined(3)
+        await space.renew()
+        shared = await acquire(holder, site.target(holder), SHARED)
+        site.poke_block(2, HostBlock(mbal=9002, lver=2))
+        checks = site.storage.hold(
+            lambda op: op.disk is space.disk and op.kind == "R" and op.offset == AREA and promised(site)
+        )
+
+        def promised(site: Site) -> bool:
+            return site.peek_block(1).lver == 2
+
+        acquiring = asyncio.create_task(code_of(acquire(space, site.target(space))))
+        reading = await checks.reached()
+        checks.release()
+        while reading.length > 512:  # the phase-1 reading itself; the leader check comes after it
+            checks = site.storage.hold(lambda op: op.disk is space.disk and op.kind == "R" and op.offset == AREA)
+            reading = await checks.reached()
+            site.poke_leader(
+                site.peek_leader()._replace(
+                    lver=2, owner_id=1, owner_generation=space.generation, timestamp=1, write_id=2
+                )
+            )
+            checks.release()
+        assert await acquiring == EAGAIN
+        await release(shared)
+
+    play(scenario)

@@ -387,9 +387,6 @@ class Ballot:
         blocks, decided = await self._phase_read(number)
         if decided is not None:
             return decided
-        for host_id, block in blocks.items():
-            if block.shared:
-                self.sharers[host_id] = block  # Rule 10: from a read after our own phase-1 write.
         if any(block.wiped for block in blocks.values()):
             # Rule 8a: a wipe follows a leader commit, but one area read may deliver the old leader with it.
             decided = await self._check_leader()
@@ -420,6 +417,11 @@ class Ballot:
             raw, blocks = await self.area.read_all(self.leader.num_hosts)
         except StorageError as error:
             raise self.area.error(Code.DBLOCK_READ, str(error)) from error
+        # Rule 10: from a read after our own phase-1 write. Before anything else is concluded from it: this try may
+        # be outrun, and the next look at the leader show that another host committed our value.
+        for host_id, block in blocks.items():
+            if block.shared:
+                self.sharers[host_id] = block
         if raw != self.raw:
             decided = self._judge(raw, self.area.believe(raw))
             if decided is not None:

@@ -16,10 +16,10 @@ The ledger knows who may act; here are the promises about writes:
 - rule 16: a host id is freed only when nothing of it can act and none of its leader writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
 
-Hosts that model the original are only watched, not judged, by the rules about the writer. Five things an
-original does break promises to others, and nothing that our hosts could do prevents it, because the host that
-suffers is not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double
-owners of it are counted, not reported.
+Hosts that model the original are only watched, not judged, by the rules about the writer. Six things an original
+does break promises to others, and nothing that our hosts could do prevents it, because the host that suffers is
+not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double owners of it
+are counted, not reported.
 
 1. It replaces a committed leader by another owner of the same version (13.1 in the role of X, after another
    original wiped its block in the role of Q; or its own late leader write after it retracted): it looks at the
@@ -32,14 +32,16 @@ owners of it are counted, not reported.
    *own* io_timeout (8.4, "own io when unknown"), which may be shorter than the owner's.
 5. It commits a value of its own earlier generation and takes the lease for its own (15 no. 7), while everybody
    else sees the lease of a generation that is over.
+6. It overlooks a shared mark that is on the disk: it collects marks block by block, and stops in the middle when
+   a block shows a larger ballot (9.2); then another host commits its value.
 
-A sixth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows),
-slowly; that host releases, the next version is decided, then the commit lands, or it lands between the host's
-reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others away, so
-nobody gets a second grant, but versions may repeat: from then on only the order of versions is not checked for
-that resource. The same can come of one of our hosts in a single case, which the format leaves open: the chosen
-value's owner is gone, two hosts commit it for that owner, and the later write is so late that the next version
-is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
+A seventh harms only the version number: an original commits a live host's value (8.5 step 7, as the spec
+allows), slowly; that host releases, the next version is decided, then the commit lands, or it lands between the
+host's reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others
+away, so nobody gets a second grant, but versions may repeat: from then on only the order of versions is not
+checked for that resource. The same can come of one of our hosts in a single case, which the format leaves open:
+the chosen value's owner is gone, two hosts commit it for that owner, and the later write is so late that the
+next version is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ from holdfast.lease.records import (
     decode_leader,
 )
 from holdfast.testing.sim_disk import Op, SimStorage
-from tests.sim.layout import MIB_OF, SECTOR, Place, place_of
-from tests.sim.ledger import Ledger
+from tests.sim.layout import MIB_OF, SECTOR, Place, offset_of, place_of
+from tests.sim.ledger import Incarnation, Ledger
 from tests.sim.machine import Machine
 
 MAX_HOSTS = 2000
@@ -82,8 +84,7 @@ class Invariants:
         self.ledger = ledger
         self.machines = machines
         self.num_hosts = num_hosts
-        self.attributes_to_originals = True
-        """False where originals are to be convicted."""
+        ledger.has_mark = self._has_mark
         self._views: dict[tuple[str, int, str], OwnView] = {}
         self._own_read: dict[tuple[str, int], bool] = {}
         self._released: dict[tuple[str, int], int] = {}
@@ -92,6 +93,11 @@ class Invariants:
         """(host, boot, offset) -> number of its youngest write that reached that sector."""
         self._helped: set[tuple[str, int]] = set()
         """(resource, version) that an original committed for another host."""
+
+    def _has_mark(self, incarnation: Incarnation, resource: str) -> bool:
+        at = offset_of(resource) + (incarnation.host_id + 1) * SECTOR
+        block = decode_host_block(self.storage.peek(at, SECTOR))[0]
+        return block.shared and block.mode_generation == incarnation.generation
 
     # --- DiskWatcher
 
@@ -155,12 +161,12 @@ class Invariants:
             self._landed[key] = op.number
         elif machine.ours:
             raise self.ledger.violation(f"rule 12: {machine.name} has two writes under way to {place.kind}")
-        elif place.resource and self.attributes_to_originals:
+        elif place.resource and self.ledger.attributes_to_originals:
             self.ledger.spoil(machine.name, place.resource, f"its older {place.kind} write landed last")
 
     def _clearing(self, op: Op, old: HostBlock, new: HostBlock, place: Place) -> None:
         machine = self.machines[op.disk.host.name]
-        if machine.ours or not self.attributes_to_originals or not old.shared or new.shared:
+        if machine.ours or not self.ledger.attributes_to_originals or not old.shared or new.shared:
             return
         incarnation = self.ledger.incarnations.get((place.host_id, old.mode_generation))
         if incarnation is None or incarnation.host == machine.name:
@@ -322,7 +328,7 @@ class Invariants:
         takes_old_self = (
             new.timestamp and new.owner_id == new.write_id and new.owner_generation < new.write_generation
         )
-        if takes_old_self and not machine.ours and self.attributes_to_originals:
+        if takes_old_self and not machine.ours and self.ledger.attributes_to_originals:
             ledger.spoil(
                 machine.name, place.resource, f"takes a lease of its earlier generation for its own: {what}"
             )
@@ -345,7 +351,7 @@ class Invariants:
             if not by_original:
                 raise ledger.violation(f"the leader went back: {what}")
             ledger.put_back.add(place.resource)
-            if new.lver == old.lver and self.attributes_to_originals:
+            if new.lver == old.lver and self.ledger.attributes_to_originals:
                 ledger.spoil(machine.name, place.resource, what)
             ledger.counts.add("leaders put back by originals")
             return
@@ -357,7 +363,7 @@ class Invariants:
                 confused = place.resource in ledger.put_back and not machine.ours
                 if self._released.get((place.resource, old.owner_id), 0) < old.lver and not confused:
                     if (
-                        self.attributes_to_originals
+                        self.ledger.attributes_to_originals
                         and not machine.ours
                         and not ledger.is_over(old.owner_id, old.owner_generation)
                     ):

@@ -111,7 +111,8 @@ def test_leases_of_two_hosts(directory: Path, start_real: StartHost) -> None:
                 with pytest.raises(NotAcquired) as caught:
                     async with holdfast.Lease("web:r", run_dir=second.run_dir, space_path=path, wait=False):
                         pytest.fail("two owners")
-                assert caught.value.code == -243
+                # -247: beta has joined just now and has not seen alpha renew yet.
+                assert caught.value.code in (-243, -247)
                 waiting = asyncio.create_task(
                     holdfast.Lease("web:r", run_dir=second.run_dir).__aenter__(), name="beta waits"
                 )

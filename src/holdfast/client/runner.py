@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.client import locations
-from holdfast.client.acquiring import Obstacle, acquire_patiently, find_obstacle
+from holdfast.client.acquiring import PASSING, Obstacle, acquire_patiently, find_obstacle
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.connection import socket_path
 from holdfast.client.daemon import Daemon
@@ -232,10 +232,16 @@ class _Run:
 
         def report(found: Sequence[Obstacle]) -> None:
             for obstacle in found:
-                self._report.waiting(f"waiting: {obstacle}", obstacle.free_in_s)
+                self._report.waiting(f"waiting: {obstacle}")
 
         self._report.waiting("acquiring " + ", ".join(map(str, leases)))
-        await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
+        try:
+            await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
+        except NotAcquired as error:
+            if error.code in PASSING:
+                for obstacle in await obstacles(error.code):
+                    self._report.say(str(obstacle))
+            raise
 
     async def _environment(self, leases: Sequence[LeaseAddress]) -> dict[str, str]:
         status = await self._daemon.status()

@@ -31,22 +31,9 @@ SANLOCK = Program(
     "sanlock",
     ("sanlock", "daemon", "-w", "0", "-h", "0", "-l", "1", "-L", "-1", "-S", "-1", "-e", "{host_name}"),
 )
-HOLDFAST = Program(
-    "holdfast",
-    (
-        *(sys.executable, "-c", "from holdfast.cli.main import main; raise SystemExit(main())"),
-        *(
-            "lease",
-            "daemon",
-            "--foreground",
-            "--no-watchdog",
-            "--run-dir",
-            "{run_dir}",
-            "--host-name",
-            "{host_name}",
-        ),
-    ),
-)
+_CLI = "from holdfast.cli.main import main; raise SystemExit(main())"
+_SETTINGS = "--foreground --log-level 4 --no-watchdog --mlock-level 1 --run-dir {run_dir} --host-name {host_name}"
+HOLDFAST = Program("holdfast", (sys.executable, "-c", _CLI, "lease", "daemon", *_SETTINGS.split()))
 
 
 @dataclass(frozen=True)

@@ -79,4 +79,5 @@ class Transcript:
         text = re.sub(r"register done \d+|acquire fd \d+", lambda match: match[0].rsplit(" ", 1)[0] + " FD", text)
         for number, name in self._names.items():
             text = re.sub(rf"\b{number}\b", name, text)
-        return text
+        # STATUS lists clients by slot; a slot is free for reuse whenever the daemon has noticed the last close.
+        return re.sub(r"(?:^p .*\n)+", lambda block: "".join(sorted(block[0].splitlines(True))), text, flags=re.M)

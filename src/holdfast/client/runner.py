@@ -227,7 +227,6 @@ class _Run:
             for obstacle in found:
                 self._report.waiting(f"waiting: {obstacle}")
 
-        self._report.waiting("acquiring " + ", ".join(map(str, leases)))
         try:
             await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
         except NotAcquired as error:

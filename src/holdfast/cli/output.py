@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any, NoReturn
 
 EXIT_USAGE = 2
-QUIET_S = 2.0
-"""What is over sooner needs no progress."""
+PLAIN_EVERY_S = 30.0
+"""How often a wait is reported again where there is no terminal."""
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
 
@@ -141,7 +141,7 @@ class Progress:
         self._quiet = quiet
         self._terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._open = False
-        self._last = ""
+        self._last = self._last_text = ""
         self._since = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -156,14 +156,22 @@ class Progress:
         eta = f" ({left_s:.0f} s left)" if left_s is not None and left_s > 0 else ""
         line = f"{self._name}: {printable(text)}{eta}"
         if not self._terminal:
-            if text != self._last:
-                print(line, file=sys.stderr, flush=True)
-            self._last = text
+            self._plain(text, line)
             return
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(f"\r\x1b[K{colour(line[:width], 'dim', sys.stderr)}")
         sys.stderr.flush()
         self._open = True
+
+    def _plain(self, text: str, line: str) -> None:
+        """A line when something new goes on; numbers that change are worth one now and then only."""
+        kind = "".join(character for character in text if not character.isdigit())
+        now = time.monotonic()
+        if kind != self._last or now - self._since >= PLAIN_EVERY_S:
+            if text != self._last_text:
+                print(line, file=sys.stderr, flush=True)
+            self._since = now
+        self._last, self._last_text = kind, text
 
     def clear(self) -> None:
         """Take the rewritten line away."""

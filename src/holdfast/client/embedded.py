@@ -136,18 +136,27 @@ class EmbeddedDaemon:
                 await daemon.shutdown(timeout_s=EXIT_TIMEOUT_S)
             except ClientError as error:
                 complaints.append(str(error))
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + EXIT_TIMEOUT_S
-            while not self.exited() and loop.time() < deadline and not complaints:
-                await asyncio.sleep(POLL_S)
-            if not self.exited():
+            if complaints or not await self._wait_for_exit():
                 os.kill(self.pid, signal.SIGKILL)
+                # With storage that hangs even a killed process stays until the kernel gets its I/O back. Nothing
+                # of the command runs any more, so nobody need wait for that.
+                if not await self._wait_for_exit():
+                    complaints.append(f"process {self.pid} is still in the kernel, waiting for storage")
         try:
-            await asyncio.to_thread(os.waitpid, self.pid, 0)
+            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - returns at once
         except ChildProcessError:
             pass
         await asyncio.to_thread(shutil.rmtree, self.run_dir, ignore_errors=True)
         return complaints
+
+    async def _wait_for_exit(self) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + EXIT_TIMEOUT_S
+        while not self.exited():
+            if loop.time() > deadline:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
 
 
 def remove_leftovers(parent: Path) -> None:

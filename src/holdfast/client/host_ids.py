@@ -40,6 +40,10 @@ class Membership(NamedTuple):
     damaged: frozenset[int]
     """Ids whose record cannot be believed: never free."""
 
+    def record(self, host_id: int) -> HostRecord | None:
+        """Of an id that was ever used."""
+        return next((record for record in self.records if record.host_id == host_id), None)
+
 
 async def read_membership(path: str, offset: int, space: str | None = None) -> Membership:
     """Read the lockspace area at `path`, `offset`. LeaseError as the first record says, -202 or -errno for I/O."""

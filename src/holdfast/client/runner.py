@@ -18,24 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.client import locations
-from holdfast.client.acquiring import Obstacle, acquire_patiently, find_obstacle
+from holdfast.client.acquiring import PASSING, Obstacle, acquire_patiently, find_obstacle
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.connection import socket_path
 from holdfast.client.daemon import Daemon
 from holdfast.client.embedded import CommandLine, EmbeddedDaemon, our_daemon
 from holdfast.client.errors import ClientError, DaemonUnreachable, NotAcquired
 from holdfast.client.gated import GatedChild, become_subreaper, exec_exit_code
-from holdfast.client.host_ids import read_membership
 from holdfast.client.proof import Held, Proof, Verdict, read_clocks
 from holdfast.client.report import Report
-from holdfast.client.space import SpaceRequest, check_space_path, ensure_joined, locate, make_space_file
+from holdfast.client.space import SpaceRequest, ensure_joined, locate, make_space_file
 from holdfast.client.status import SpaceStatus, Status
 from holdfast.client.supervision import EXIT_BY_SIGNAL, SIGNAL_NAMES, Supervision, boottime
 from holdfast.client.terminal import Terminal, in_shared_foreground, leads_foreground
 from holdfast.client.warden import MARK_NAME, Warden
 from holdfast.client.watch import LeaseWatch
 from holdfast.lease import timing
-from holdfast.lease.errors import LeaseError
 from holdfast.leased import wire
 
 EXIT_FAILED = 1
@@ -194,11 +192,6 @@ class _Run:
         status = await self._daemon.status()
         if path:
             path = os.path.abspath(path)
-            if status.space(space) is None and not (options.host_id and io_timeout):
-                try:
-                    await read_membership(path, offset, space)
-                except LeaseError as error:
-                    raise check_space_path(path, offset, space, error) from error
         elif status.space(space) is None:
             file = self._space_file(space)
             await make_space_file(self._daemon, file, space, io_timeout or DEFAULT_FILE_IO_TIMEOUT_S, self._report)
@@ -232,10 +225,15 @@ class _Run:
 
         def report(found: Sequence[Obstacle]) -> None:
             for obstacle in found:
-                self._report.waiting(f"waiting: {obstacle}", obstacle.free_in_s)
+                self._report.waiting(f"waiting: {obstacle}")
 
-        self._report.waiting("acquiring " + ", ".join(map(str, leases)))
-        await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
+        try:
+            await acquire_patiently(attempt, wait_s=options.wait_s, obstacles=obstacles, on_wait=report)
+        except NotAcquired as error:
+            if error.code in PASSING:
+                for obstacle in await obstacles(error.code):
+                    self._report.say(str(obstacle))
+            raise
 
     async def _environment(self, leases: Sequence[LeaseAddress]) -> dict[str, str]:
         status = await self._daemon.status()

@@ -8,6 +8,7 @@ that the caller placed is never formatted here.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from holdfast.client.addresses import IndexAddress, LeaseAddress, SpaceAddress
 from holdfast.client.daemon import Daemon, join_timeout
 from holdfast.client.errors import ClientError
-from holdfast.client.host_ids import choose_host_id, read_membership
+from holdfast.client.host_ids import Membership, choose_host_id, read_membership
 from holdfast.client.report import Report, Silence, ticking
 from holdfast.client.status import SpaceStatus
 from holdfast.lease import timing
@@ -107,18 +108,19 @@ async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, report: R
     refused: set[int] = set()
     for _ in range(JOIN_ATTEMPTS):
         host_id, io_timeout = request.host_id, request.io_timeout
-        if not host_id or not io_timeout:
-            membership = await read_membership(request.path, request.offset, request.name)
+        membership = await _membership(request)
+        expected: float | None = None
+        if membership is not None:
             io_timeout = io_timeout or membership.io_timeout
             chosen = host_id or choose_host_id(membership, host_name, refused)
             if chosen is None:
                 raise ClientError(Code.HOSTID_BUSY, f"lockspace {request.name}: all host ids are in use")
             host_id = chosen
+            expected = _expected(membership, host_id, host_name, io_timeout)
         address = SpaceAddress(request.name, host_id, request.path, request.offset)
         text = f"joining lockspace {request.name} as host {host_id}"
         try:
-            joining = daemon.add_lockspace(address, io_timeout=io_timeout)
-            await ticking(report, text, timing.join_check_delay(io_timeout) + JOIN_EXTRA_S, joining)
+            await ticking(report, text, expected, daemon.add_lockspace(address, io_timeout=io_timeout))
             return
         except ClientError as error:
             if error.code in (-17, -115):
@@ -128,6 +130,38 @@ async def _join(daemon: Daemon, request: SpaceRequest, host_name: str, report: R
             refused.add(host_id)
             report.say(f"host id {host_id} is in use; trying another")
     raise ClientError(Code.HOSTID_BUSY, f"join lockspace {request.name}: {JOIN_ATTEMPTS} host ids tried")
+
+
+async def _membership(request: SpaceRequest) -> Membership | None:
+    """What is on storage; None when we may not read it and need not, because the caller has chosen all."""
+    try:
+        return await read_membership(request.path, request.offset, request.name)
+    except LeaseError as error:
+        if request.host_id and request.io_timeout and not isinstance(error.code, Code):
+            return None
+        raise no_space(request, error) from error
+
+
+def _expected(membership: Membership, host_id: int, host_name: str, io_timeout: int) -> float:
+    """Seconds that the join will take (spec lease-disk 6.2). ClientError when it cannot succeed.
+
+    The check of a new owner waits for 2·io_timeout of the *previous* record; counted from before that wait, our
+    own 8·io_timeout must not have passed already.
+    """
+    record = membership.record(host_id)
+    previous = (record.io_timeout if record else membership.io_timeout) or io_timeout
+    delay = timing.join_check_delay(previous)
+    if delay > timing.warn_after(io_timeout):
+        least = -(-previous // 3)
+        raise ClientError(
+            -22,
+            f"join lockspace {membership.space} with io_timeout {io_timeout}: host id {host_id} was last used, or "
+            f"made, with {previous}, so joining takes {delay} s, too long for {io_timeout}",
+            f"use --io-timeout {least} or more",
+        )
+    held = record is not None and record.timestamp and record.name != host_name
+    dead = timing.host_dead_after(previous, timing.DEFAULT_FIRE_TIMEOUT_S) if held else 0
+    return dead + delay + JOIN_EXTRA_S
 
 
 def index_of(space: SpaceStatus) -> IndexAddress:
@@ -225,10 +259,13 @@ def _publish(draft: Path, path: Path) -> bool:
     return True
 
 
-def check_space_path(path: str, offset: int, space: str, error: LeaseError) -> ClientError:
-    """The error for storage that the caller placed and that holds no lockspace: how to make one, exactly."""
-    exported = wire.path_export(path)
-    if error.code in (Code.LEADER_MAGIC, -90):
-        step = f"format it (erases what is there): holdfast lease init --space {space}:0:{exported}:{offset}"
-        return ClientError(Code.LEADER_MAGIC, f"{path} holds no lockspace at offset {offset}", step)
-    return ClientError(error.code, error.detail or f"lockspace {space}")
+def no_space(request: SpaceRequest, error: LeaseError) -> ClientError:
+    """The error for storage that holds no such lockspace: how to make one, exactly."""
+    place = f"{request.name}:0:{wire.path_export(request.path)}:{request.offset}"
+    command = f"holdfast lease init --space {place} --with-index"
+    if error.code == -errno.ENOENT:
+        return ClientError(error.code, request.path, f"make it: {command}")
+    if error.code in (Code.LEADER_MAGIC, -errno.EMSGSIZE):
+        detail = f"{request.path} holds no lockspace at offset {request.offset}"
+        return ClientError(Code.LEADER_MAGIC, detail, f"format it (erases what is there): {command}")
+    return ClientError(error.code, error.detail)

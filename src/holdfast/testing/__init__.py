@@ -6,10 +6,13 @@
     SimStorage, SimDisk, Weather        a shared disk with delays, stalls, errors, lost and late writes, one view
     per host
     Hold, Op, DiskWatcher               stopping chosen I/O, and watching all of it
+    FakeDaemon, FakeStorage             a lease daemon in memory that speaks the socket and fails on command
 
 The fault models are written in `sim_disk` and `sim_clock`.
 """
 
+from holdfast.testing.fake_daemon import FakeDaemon
+from holdfast.testing.fake_storage import FakeStorage
 from holdfast.testing.sim_clock import MAX_DRIFT, SimClock, SimHost, max_drift
 from holdfast.testing.sim_disk import NEVER, DiskWatcher, Hold, Op, SimDisk, SimStorage, Weather
 from holdfast.testing.virtual_loop import DeadlockError, LivelockError, VirtualLoop, run_virtual
@@ -19,6 +22,8 @@ __all__ = [
     "NEVER",
     "DeadlockError",
     "DiskWatcher",
+    "FakeDaemon",
+    "FakeStorage",
     "Hold",
     "LivelockError",
     "Op",

@@ -111,7 +111,8 @@ def test_leases_of_two_hosts(directory: Path, start_real: StartHost) -> None:
                 with pytest.raises(NotAcquired) as caught:
                     async with holdfast.Lease("web:r", run_dir=second.run_dir, space_path=path, wait=False):
                         pytest.fail("two owners")
-                assert caught.value.code == -243
+                # -247: the second daemon joined just now and has not seen the first renew yet.
+                assert caught.value.code in (-243, -247)
                 waiting = asyncio.create_task(
                     holdfast.Lease("web:r", run_dir=second.run_dir).__aenter__(), name="beta waits"
                 )
@@ -137,7 +138,8 @@ def test_a_stopped_daemon_is_no_proof(directory: Path, start_real: StartHost) ->
         with pytest.raises(LeaseLost, match="no renewal proven"):
             asyncio.run(hold())
     finally:
-        os.kill(host.process.pid, signal.SIGCONT)
+        # Not SIGCONT: a daemon that wakes up to an expired lease kills its user, and that is this test's process.
+        host.kill()
 
 
 @contextmanager
@@ -176,7 +178,7 @@ def test_run(directory: Path, start_host: StartHost) -> None:
     ready = directory / "ready"
     with running_command(host, path, directory, command=f"echo > {ready}; sleep 1000") as process:
         wait_until(ready.exists, "the command runs")
-        assert f"p {_only_child(process.pid)} " in host.cli("client", "status").output
+        assert f"p {_command_of(process.pid)} " in host.cli("client", "status").output
         with running_command(host, path, directory, "--no-wait", command="echo ran") as other:
             out, err = other.communicate(timeout=LIMIT_S)
             assert (other.returncode, out) == (73, "")
@@ -187,10 +189,12 @@ def test_run(directory: Path, start_host: StartHost) -> None:
         assert process.returncode in (74, 137), err
 
 
-def _only_child(pid: int) -> int:
+def _command_of(pid: int) -> int:
+    """The command among the children of a runner; the others guard it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert len(children) == 1
-    return int(children[0])
+    commands = [child for child in children if Path(f"/proc/{child}/comm").read_text() in ("sh\n", "sleep\n")]
+    assert len(commands) == 1
+    return int(commands[0])
 
 
 def test_run_ends_its_command_when_the_daemon_dies(directory: Path, start_host: StartHost) -> None:

@@ -3,6 +3,7 @@
     --seeds N      run seeds 0 … N-1 (every fourth with a mixed cluster: some hosts behave like the original)
     --first K      start at seed K instead of 0
     --seed K       replay one seed with a readable transcript
+    --ours         no mixed clusters
     --mixed        mixed clusters only
     --original     the original's rules on all hosts: must find the double grant of spec lease-disk 13.1
     --kind NAME    one class of scenarios only
@@ -84,10 +85,12 @@ def _run_chunk(work: tuple[range, Mode | None, str | None]) -> list[SeedResult]:
 
 
 def replay_command(seed: int, forced: Mode | None, kind: str | None) -> str:
-    """What to type to see that seed again."""
-    options = {"original": " --original", "mixed": " --mixed", "ours": "", None: ""}[forced]
+    """What to type to see that seed again, with its transcript."""
+    if forced is None and kind is None:
+        return f"make sim SEED={seed}"
+    options = {"original": " --original", "mixed": " --mixed", "ours": " --ours", None: ""}[forced]
     only = f" --kind '{kind}'" if kind else ""
-    return f"python -m tests.sim.campaign --seed {seed}{options}{only}"
+    return f".venv/bin/python -m tests.sim.campaign --seed {seed}{options}{only}"
 
 
 def replay(seed: int, forced: Mode | None, kind: str | None) -> int:
@@ -172,7 +175,7 @@ def campaign(
     _summary(done, progress.elapsed_s, totals, found)
     if forced == "original":
         if double is None:
-            print("The double grant was NOT found: the simulation has lost its teeth.")
+            print("The double grant was NOT found in these seeds.")
             return 1
         print(f"With the original's rules two hosts owned one exclusive lease at seed {double.seed}:")
         print(f"    {double.violations[0]}")
@@ -196,7 +199,8 @@ def _show(result: SeedResult, forced: Mode | None, kind: str | None, number: int
 
 def _summary(done: int, elapsed_s: float, totals: Counts, found: list[SeedResult]) -> None:
     print(
-        f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), {len(found)} with violations"
+        f"{done} seeds in {elapsed_s:.0f} s ({1000 * elapsed_s / max(done, 1):.0f} ms each), "
+        f"{len(found)} with violations"
     )
     width = max((len(name) for name in totals.numbers), default=0)
     for name in sorted(totals.numbers):
@@ -210,14 +214,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one")
     parser.add_argument("--seed", type=int, help="replay this one with a transcript")
     parser.add_argument("--original", action="store_true", help="the original's rules on all hosts")
+    parser.add_argument("--ours", action="store_true", help="no mixed clusters")
     parser.add_argument("--mixed", action="store_true", help="mixed clusters only")
     parser.add_argument("--kind", choices=sorted(CLASSES), help="one class of scenarios only")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default %(default)s)")
     options = parser.parse_args(arguments)
-    if options.original and options.mixed:
-        parser.error("--original and --mixed exclude each other")
-    forced: Mode | None = "original" if options.original else "mixed" if options.mixed else None
+    chosen: list[Mode] = [mode for mode in ("ours", "mixed", "original") if getattr(options, mode)]
+    if len(chosen) > 1:
+        parser.error("--ours, --mixed and --original exclude each other")
+    forced = chosen[0] if chosen else None
     if options.seed is not None:
         return replay(options.seed, forced, options.kind)
     return campaign(options.first, options.seeds, forced, options.kind, options.jobs, options.minutes)

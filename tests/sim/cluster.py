@@ -223,7 +223,9 @@ class Cluster:
 
 
 def run_scenario(scenario: Scenario, *, keep_transcript: bool = False) -> Outcome:
-    """Run it from its seed. Raises what the harness or the rules raise unexpectedly; violations are in the outcome."""
+    """Run it from its seed. Raises what the harness or the rules raise unexpectedly; violations are in the
+    outcome.
+    """
 
     async def main() -> Outcome:
         return await Cluster(scenario, asyncio.get_running_loop(), keep_transcript=keep_transcript).run()

@@ -1,8 +1,9 @@
 """A lease daemon on one machine, reduced to what matters for safety: join, renew, grant, kill, leave.
 
-It does with the rules what a daemon must do: grants only while the lockspace is sound, kills its processes when it is not, retries
-releases, and leaves or lets go of the watchdog only when no process and no outstanding lease write is left. The
-processes themselves live in the ledger, because they outlive a daemon that crashed or is paused.
+It does with the rules what a daemon must do: grants only while the lockspace is sound, kills its processes when
+it is not, retries releases, and leaves or lets go of the watchdog only when no process and no outstanding lease
+write is left. The processes themselves live in the ledger, because they outlive a daemon that crashed or is
+paused.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.lease.errors import LeaseError
-from holdfast.lease.geometry import MIB
-from holdfast.storage.errors import StorageError
 from tests.sim.layout import resource_name
 from tests.sim.ledger import Incarnation, Process
 from tests.sim.machine import Machine
@@ -84,6 +83,8 @@ class Daemon:
             except LeaseError as error:
                 self._trace(f"join failed: {error.code}")
                 self.counts.add(f"join failed {error.code}")
+                if not self.machine.ours:
+                    await self._settle()
                 await self.machine.clock.sleep(self.rng.uniform(0.5, 2 * self.io))
                 continue
             self._register(expiry)
@@ -155,11 +156,12 @@ class Daemon:
     async def _let_go(self, renewing: asyncio.Task[None]) -> None:
         """No process is left. The watchdog and the host id are given back only when no lease write is outstanding.
 
-        A late leader write of a host that others believe to be gone would overwrite the next owner; while the watchdog
+        A late leader write of a host that others believe to be gone would overwrite the next owner; while the
+        watchdog
         is not cleared, the reset ends it in time (spec 13, remaining assumptions).
         """
         self._member.close()
-        await self._settle(MIB if self.machine.ours else 0)
+        await self._settle()
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         await self.machine.clear()
@@ -169,18 +171,11 @@ class Daemon:
             self.counts.add(f"leave failed {error.code}")
 
         if not self.machine.ours:
-            # The original waits for all its I/O when a lockspace's thread ends (spec 4, shutdown of a context).
-            await self._settle(0)
+            await self._settle()
 
-    async def _settle(self, first: int) -> None:
-        """Return when no write of this host to the disk from byte `first` on is outstanding."""
-        size = (1 + self.workload.resources) * MIB
-        while True:
-            try:
-                await self.machine.disk.settle(first, size - first, float(self.io))
-                return
-            except StorageError:
-                self.counts.add("waits for outstanding lease writes")
+    async def _settle(self) -> None:
+        while not await self._member.settle():
+            self.counts.add("waits for outstanding lease writes")
 
     # --- clients
 

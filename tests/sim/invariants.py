@@ -5,34 +5,38 @@ The ledger knows who may act; here are the promises about writes:
 - a host id or a lease is taken over only when its incarnation is over or past its reset deadline (6.6, 8.4);
 - rule 1: a delta timestamp is not later than the clock when its write is submitted;
 - rule 3: a renewal has read its own record since its last write;
-- rule 6: a leader is committed only after a complete reading of all host blocks, submitted after the own
-  phase-2 write completed;
-- rule 7: the own block is never erased; within an instance the own ballot number only grows, and it is
-  ≡ host id (mod max_hosts);
+- rule 6: a leader is committed only after a complete reading of all host blocks, submitted after the own phase-2
+  write completed;
+- rule 7: the own block is never erased; within an instance the own ballot number only grows, and it is ≡ host id
+  (mod max_hosts);
 - rule 8a: no leader write after a reading that showed the instance decided;
 - rules 9, 11: a leader is freed by its owner only with RELEASED or SHARED in the owner's block on disk;
 - rule 15: no lease write is submitted by an incarnation past its fail deadline;
-- rule 16: a host id is freed only when nothing of it can act and none of its lease writes is outstanding;
+- rule 16: a host id is freed only when nothing of it can act and none of its leader writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
 
-Hosts that model the original are only watched, not judged, by the rules about the writer. Three things an original
-does break promises to others, and nothing that our hosts could do prevents it, because the host that suffers is not
-asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double owners of it are counted, not reported.
+Hosts that model the original are only watched, not judged, by the rules about the writer. Four things an
+original does break promises to others, and nothing that our hosts could do prevents it, because the host that
+suffers is not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double
+owners of it are counted, not reported.
 
-1. It replaces a committed leader by another owner of the same version (13.1 in the role of X, after another original
-   wiped its block in the role of Q; or its own late leader write after it retracted): it looks at the leader in neither
-   phase read.
-2. A timed-out write of its own lands after a younger one of the same sector (15 no. 5) and takes back a promise, an accepted
-   value or a shared mark.
+1. It replaces a committed leader by another owner of the same version (13.1 in the role of X, after another
+   original wiped its block in the role of Q; or its own late leader write after it retracted): it looks at the
+   leader in neither phase read.
+2. A timed-out write of its own lands after a younger one of the same sector (15 no. 5) and takes back a promise,
+   an accepted value or a shared mark.
 3. It clears the mark of a shared holder that is alive, because its last look at the lockspace is older than that
    holder's joining (7.3), or because the mark has generation 0.
+4. It takes a lease from an owner it has not seen yet after that host's silence for a dead time computed from its
+   *own* io_timeout (8.4, "own io when unknown"), which may be shorter than the owner's.
 
-A fourth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows), slowly;
-that host releases, the next version is decided, then the commit lands, or it lands between the host's reading and freeing of the
-leader: the leader goes back by a version. The holder's block keeps others away, so nobody gets a second grant, but versions may repeat: from
-then on only the order of versions is not checked for that resource. The same can come of one of our hosts in a single case, which the
-format leaves open: the chosen value's owner is gone, two hosts commit it for that owner, and the later write is so late
-that the next version is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
+A fifth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows),
+slowly; that host releases, the next version is decided, then the commit lands, or it lands between the host's
+reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others away, so
+nobody gets a second grant, but versions may repeat: from then on only the order of versions is not checked for
+that resource. The same can come of one of our hosts in a single case, which the format leaves open: the chosen
+value's owner is gone, two hosts commit it for that owner, and the later write is so late that the next version
+is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
 """
 
 from __future__ import annotations
@@ -155,9 +159,10 @@ class Invariants:
         if machine.ours or not self.attributes_to_originals or not old.shared or new.shared:
             return
         incarnation = self.ledger.incarnations.get((place.host_id, old.mode_generation))
-        if incarnation is not None and incarnation.host != machine.name:
-            if not self.ledger.is_over(place.host_id, old.mode_generation):
-                self.ledger.spoil(machine.name, place.resource, f"cleared the live mark of host {place.host_id}")
+        if incarnation is None or incarnation.host == machine.name:
+            return
+        if not self.ledger.is_over(place.host_id, old.mode_generation):
+            self.ledger.spoil(machine.name, place.resource, f"cleared the live mark of host {place.host_id}")
 
     # --- delta records
 
@@ -171,14 +176,15 @@ class Invariants:
         if not machine.ours:
             return
         if record.timestamp and incarnation is not None:
-            if not self._own_read.pop((machine.name, machine.boots), False):
+            has_read = self._own_read.pop((machine.name, machine.boots), False)
+            if not has_read:
                 raise self.ledger.violation(f"rule 3: {machine.name} renewed without reading its record")
         if record.timestamp == 0 and incarnation is not None:
             if self.ledger.is_acting(incarnation):
                 raise self.ledger.violation(f"rule 16: {machine.name} frees its host id while a process can act")
-            if any(w is not op and w.offset >= MIB_OF for w in op.disk.writes_outstanding()):
+            if any(place_of(w.offset).kind == "leader" for w in op.disk.writes_outstanding()):
                 raise self.ledger.violation(
-                    f"rule 16: {machine.name} frees its host id with lease writes outstanding"
+                    f"rule 16: {machine.name} frees its host id with a leader write outstanding"
                 )
 
     def _delta_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
@@ -252,7 +258,8 @@ class Invariants:
         if block.lver == on_disk.lver:
             if block.mbal < on_disk.mbal:
                 raise self.ledger.violation(
-                    f"rule 7: {machine.name} lowered its ballot on {place.resource} from {on_disk.mbal} to {block.mbal}"
+                    f"rule 7: {machine.name} lowered its ballot on {place.resource} "
+                    f"from {on_disk.mbal} to {block.mbal}"
                 )
             if on_disk.bal and not block.bal and on_disk.mbal == block.mbal:
                 raise self.ledger.violation(
@@ -290,17 +297,18 @@ class Invariants:
         machine = self.machines[op.disk.host.name]
         same_owner = (old.owner_id, old.owner_generation) == (new.owner_id, new.owner_generation)
         what = (
-            f"{place.resource}: {machine.name} replaced lver {old.lver} owner {old.owner_id}/{old.owner_generation} "
+            f"{place.resource}: {machine.name} replaced lver {old.lver} "
+            f"owner {old.owner_id}/{old.owner_generation} "
             f"by lver {new.lver} owner {new.owner_id}/{new.owner_generation}"
         )
         if new.owner_id != new.write_id and new.timestamp and not machine.ours:
             self._helped.add((place.resource, new.lver))
         if new.lver < old.lver or (new.lver == old.lver and not same_owner):
-            late_help = (
-                new.lver < old.lver
-                and new.owner_id != new.write_id
-                or (machine.incarnation is not None and new.owner_generation < machine.incarnation.generation)
-            ) and ledger.is_gone(new.owner_id, new.owner_generation)
+            earlier_self = machine.incarnation is not None and (
+                new.owner_generation < machine.incarnation.generation
+            )
+            for_another = new.owner_id != new.write_id or earlier_self
+            late_help = for_another and ledger.is_gone(new.owner_id, new.owner_generation)
             if late_help and new.lver < old.lver:
                 # See the docstring: the one way in which versions may repeat that the format leaves open.
                 ledger.put_back.add(place.resource)
@@ -323,6 +331,12 @@ class Invariants:
             if old.timestamp and not same_owner:
                 confused = place.resource in ledger.put_back and not machine.ours
                 if self._released.get((place.resource, old.owner_id), 0) < old.lver and not confused:
+                    if (
+                        self.attributes_to_originals
+                        and not machine.ours
+                        and not ledger.is_over(old.owner_id, old.owner_generation)
+                    ):
+                        ledger.spoil(machine.name, place.resource, f"took it too early: {what}")
                     ledger.must_be_over(
                         old.owner_id, old.owner_generation, f"{place.resource} lver {old.lver}", place.resource
                     )

@@ -1,8 +1,9 @@
 """Who may act on what: the truth that no host knows, kept beside the simulated cluster.
 
 The safety invariants are checked here at every grant and every end of a promise. A *process* is anything that
-acts because its host was granted a lease: from the grant until its release begins, until the daemon killed it, or until
-its host was reset; a paused daemon does not pause it. An *incarnation* is one ownership of a host id (id and generation).
+acts because its host was granted a lease: from the grant until its release begins, until the daemon killed it,
+or until its host was reset; a paused daemon does not pause it. An *incarnation* is one ownership of a host id
+(id and generation).
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class Ledger:
         self.on_violation: Callable[[], None] = lambda: None
 
     def violation(self, text: str) -> ViolationError:
-        """Record it; the caller raises the result, which keeps the wrong step from happening where that is possible."""
+        """Record it; the caller raises the result, which keeps the wrong step from happening where that is
+        possible.
+        """
         self.violations.append(f"{self.now():.4f}: {text}")
         self.trace("*****", f"VIOLATION {text}")
         self.on_violation()
@@ -100,7 +103,8 @@ class Ledger:
         for other in others:
             if not (shared and other.shared):
                 self._conflict(process, other)
-        # The fencing token: it must not go back from grant to grant, or a stale owner could pass for the current one.
+        # The fencing token: it must not go back from grant to grant, or a stale owner could pass for the current
+        # one.
         if resource not in self.spoiled and resource not in self.put_back:
             highest = self._highest.get(resource, 0)
             if lver <= highest and not shared:
@@ -147,8 +151,8 @@ class Ledger:
             return
         if self.now() < incarnation.promise and resource not in self.spoiled:
             raise self.violation(
-                f"{what} taken from {incarnation.host} (id {host_id} generation {generation}) at {self.now():.3f}, "
-                f"before its reset deadline {incarnation.promise:.3f}"
+                f"{what} taken from {incarnation.host} (id {host_id} generation {generation}) "
+                f"at {self.now():.3f}, before its reset deadline {incarnation.promise:.3f}"
             )
 
     def is_over(self, host_id: int, generation: int) -> bool:

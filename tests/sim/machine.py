@@ -1,8 +1,9 @@
 """A physical host of the simulated cluster: power, clock, disk view, watchdog device, and what resets it.
 
-The watchdog model (spec lease-disk 13 no. 1, lease-wire 1): after the last expiry it was given passes, the watchdog daemon
-stops feeding the device, which fires at the latest W seconds later; how much earlier is drawn per boot, often not
-at all, because the last possible instant is the dangerous one. A reset takes everything on the host with it.
+The watchdog model (spec lease-disk 13 no. 1, lease-wire 1): after the last expiry it was given passes, the
+watchdog daemon stops feeding the device, which fires at the latest W seconds later; how much earlier is drawn
+per boot, often not at all, because the last possible instant is the dangerous one. A reset takes everything on
+the host with it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Machine:
         return not self.power.gone
 
     def crash(self, why: str) -> None:
-        """Power off, now. Writes in flight may land until the promise ends or the machine is back (fault model)."""
+        """Power off, now. Writes in flight may land until the promise ends or the machine is back (fault
+        model).
+        """
         if self.power.gone:
             return
         now = self.loop.time()

@@ -30,6 +30,10 @@ class Member(Protocol):
         """No lease may be written any more."""
         ...
 
+    async def settle(self) -> bool:
+        """Whether no write is outstanding that forbids to let go; waits a while for it."""
+        ...
+
     async def leave(self) -> None: ...
     async def acquire(self, area: int, name: str, shared: bool, nowait: bool) -> Any: ...
     async def release(self, area: int, name: str, lease: Any) -> None: ...
@@ -76,6 +80,9 @@ class OurMember:
 
     def close(self) -> None:
         self.space.close_leases()
+
+    async def settle(self) -> bool:
+        return await self.space.settle_leaders(float(self.space.io_timeout))
 
     async def leave(self) -> None:
         await self.space.leave()
@@ -137,6 +144,15 @@ class OriginalMember:
 
     def close(self) -> None:
         pass
+
+    async def settle(self) -> bool:
+        # The original waits for all its I/O when a lockspace's thread ends (spec 4, shutdown of a context).
+        disk = self.space.disk
+        try:
+            await disk.settle(0, disk.storage.size, float(self.space.io))
+        except StorageError:
+            return False
+        return True
 
     async def leave(self) -> None:
         try:

@@ -77,7 +77,7 @@ def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
     """The scenario of a seed. `kind` forces a class."""
     rng = random.Random(f"scenario {seed} {mode}")
     kinds = list(CLASSES)
-    kind = kind or rng.choices(kinds, weights=(35, 15, 20, 15, 5, 10))[0]
+    kind = kind or rng.choices(kinds, weights=(30, 15, 20, 15, 10, 10))[0]
     count = rng.choice((2, 3, 3, 4, 5, 8)) if kind in ("calm", "everything") else rng.choice((2, 3, 3, 3, 4, 5))
     if kind in ("slow contended", "id clash"):
         count = rng.choice((3, 3, 4))
@@ -109,7 +109,8 @@ def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
     think, hold = rng.choice(((0.3, 0.5), (1.0, 2.0), (3.0, 10.0)))
     shared = rng.choice((0.0, 0.2, 0.5, 0.8))
     if kind == "slow contended":
-        think, hold, shared = rng.choice(((0.5, 5.0), (1.0, 20.0))) + (rng.choice((0.3, 0.4, 0.5)),)
+        think, hold = rng.choice(((0.5, 5.0), (1.0, 20.0)))
+        shared = rng.choice((0.3, 0.4, 0.5))
     elif kind in ("deaths", "id clash", "sick storage", "everything"):
         # Long holds: a lease must be held when its host dies. Few acquires: most of the time is waiting.
         think, hold = rng.choice(((3.0, 20.0), (10.0, 60.0), (2.0, 5.0)))

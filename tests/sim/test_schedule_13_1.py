@@ -1,8 +1,8 @@
 """Spec lease-disk 13.1, the schedule that gives one exclusive lease to two originals, step by step.
 
 Fresh resource; B (id 1) and X (id 3) want it exclusively, Q (id 2) shared. Only delays, no faults: chosen I/Os
-are held until others have done theirs. With the original's rules on all hosts B and X both own version 1. With our rules
-in the role of Q, of X, or everywhere, they do not.
+are held until others have done theirs. With the original's rules on all hosts B and X both own version 1. With
+our rules in the role of Q, of X, or everywhere, they do not.
 """
 
 from __future__ import annotations

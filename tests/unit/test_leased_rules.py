@@ -181,6 +181,19 @@ def test_a_restart_kills_what_the_previous_run_left(tmp_path: Path) -> None:
     assert replay((tmp_path / "holdfast.record").read_text()) == {}
 
 
+def test_orphans_of_the_previous_run_prove_nothing(tmp_path: Path) -> None:
+    crashed = RunRecord(str(tmp_path), enabled=True)
+    crashed.open()
+    crashed.joined("LS", 1, 1)
+    crashed.orphaned("LS")
+    crashed.orphaned("gone")
+    crashed.orphan_gone("gone")
+    restarted = RunRecord(str(tmp_path), enabled=True)
+    restarted.open()
+    assert asyncio.run(restarted.prove_gone("gone"))
+    assert not asyncio.run(restarted.prove_gone("LS"))
+
+
 def test_a_reused_pid_is_not_killed(tmp_path: Path) -> None:
     start = start_time(os.getpid())
     assert start is not None

@@ -156,10 +156,12 @@ class Replay:
                 spoke = False
 
     def is_settled(self) -> bool:
-        """The daemon has noticed who is gone, and has released what they held."""
+        """The daemon has noticed who is gone, has released what they held, and has ended what has to end."""
         daemon = self.host.daemon
         releasing = any(lease.stage is Stage.REM for lease in daemon.leases)
-        return len(daemon.clients) <= len(self.peers) and not releasing
+        ending = any((s.dead or s.removal_wanted) and not s.external_used for s in daemon.spaces)
+        gone = len(daemon.clients) <= len(self.peers)
+        return self.host.serving.done() or (gone and not releasing and not ending)
 
     def request(self, record: dict[str, Any]) -> bytes:
         raw = self.local(bytes.fromhex(record["hex"]))

@@ -165,6 +165,8 @@ class Lockspace:
         self.changed = Signal()
         self.history: deque[Renewal] = deque(maxlen=RENEWAL_HISTORY)
         self.on_notice: Callable[[Notice], None] | None = None
+        self.on_renewal_error: Callable[[LeaseError], None] | None = None
+        """Told of each failed renewal, so that somebody can log it."""
         self._watch_limit = watch_limit
         self._trust_own_name = trust_own_name
         self._read_extend_s = 0.5 if read_extend_s == 0 else read_extend_s or float(io_timeout)
@@ -177,6 +179,8 @@ class Lockspace:
         self._written = b""
         self._write_outcome_known = False
         self._pending_read: PendingRead | None = None
+        self.open_leader_writes: dict[tuple[Disk, int], int] = {}
+        """Leader sectors (disk, offset) with a write that has not ended, and their length."""
 
     # -- facts ---------------------------------------------------------------------------------------------
 
@@ -317,8 +321,10 @@ class Lockspace:
             try:
                 await self.renew()
                 retry = False
-            except LeaseError:
+            except LeaseError as error:
                 retry = True
+                if self.on_renewal_error is not None:
+                    self.on_renewal_error(error)
 
     @property
     def next_renewal(self) -> float:
@@ -427,6 +433,23 @@ class Lockspace:
                 self.on_notice(notice)
         self.changed.pulse()
 
+    # -- leader writes that may still arrive -----------------------------------------------------------------
+
+    async def settle_leaders(self, timeout_s: float) -> bool:
+        """Whether every leader write of this lockspace has ended; waits for the first that has not.
+
+        While one is under way the watchdog must not be cleared and the host id not be freed: arriving after others
+        have taken the lease over, it would put the leader back to a version of ours. A reset ends it in time
+        (spec 13, remaining assumptions).
+        """
+        for (disk, offset), length in list(self.open_leader_writes.items()):
+            try:
+                await disk.settle(offset, length, timeout_s)
+            except StorageError:
+                return False
+            self.open_leader_writes.pop((disk, offset), None)
+        return True
+
     # -- leaving -------------------------------------------------------------------------------------------
 
     async def leave(self) -> bool:
@@ -435,6 +458,8 @@ class Lockspace:
         The caller has made sure that no process uses the lockspace any more (rule 16) and that renewing ended.
         """
         self.seal()
+        if not await self.settle_leaders(float(self.io_timeout)):
+            return False
         renewed = self.joined and self._write_outcome_known and self.last_result >= 0
         if not renewed or self.corrupt:
             return False

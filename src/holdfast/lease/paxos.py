@@ -168,7 +168,17 @@ class Area:
             if looked_at is not None and self.space.clock.now() - looked_at > timing.LOOK_VALID_S:
                 raise StartAgain
 
-        await self._write(0, raw, permit)
+        sector = (self.target.disk, self.target.offset)
+        under_way = self.space.open_leader_writes
+        under_way[sector] = self.geometry.sector_size
+        try:
+            await self._write(0, raw, permit)
+        except DeadlineError:
+            raise  # It, or the older one it waited for, may still arrive: `Lockspace.settle_leaders`.
+        except (StorageError, LeaseError, StartAgain):
+            under_way.pop(sector, None)
+            raise
+        under_way.pop(sector, None)
         return raw
 
     async def write_own_block(self, block: HostBlock) -> None:

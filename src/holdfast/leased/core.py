@@ -408,6 +408,9 @@ class LeaseDaemon:
         for token in list(lease.tokens):
             lease_commands.drop_token(self, token)
         self.leases.forget(lease)
+        if lease.orphaned:
+            lease.orphaned = False
+            self.record.orphan_gone(lease.space.name)
         if lease.device is not None:
             self.close_disk(lease.device)
             lease.device = None

@@ -34,7 +34,6 @@ RUN_DIR_MODE: Final = 0o775
 SOCKET_MODE: Final = 0o660
 LOCK_FILE_MODE: Final = 0o644
 MAX_SOCKET_PATH_BYTES: Final = 107
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
@@ -54,7 +53,7 @@ def run_daemon(options: DaemonOptions) -> int:
         if not options.foreground:
             _become_background_process()
         if options.parent_pid:
-            _die_with_parent(options.parent_pid)
+            _require_parent(options.parent_pid)
         daemon_log = DaemonLog(options)
     except (StartError, OSError) as error:
         sys.stderr.write(f"holdfast lease daemon: {error}\n")
@@ -196,10 +195,8 @@ def _become_background_process() -> None:
         os.close(null)
 
 
-def _die_with_parent(parent_pid: int) -> None:
-    """SIGTERM when the parent dies. The daemon watches it by pidfd too: SIGTERM alone means "if unused"."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def _require_parent(parent_pid: int) -> None:
+    """Not PR_SET_PDEATHSIG: that is about the *thread* that started us. The daemon watches a pidfd instead."""
     if os.getppid() != parent_pid:
         raise StartError(f"parent process {parent_pid} is gone already")
 

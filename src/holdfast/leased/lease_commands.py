@@ -117,6 +117,8 @@ async def _take(daemon: LeaseDaemon, client: Client, wanted: Resource, flags: in
     local.stage = Stage.HELD
     if admission is Admission.ADOPT:
         local.reused += 1
+        local.orphaned = False
+        daemon.record.orphan_gone(local.space.name)
     return token
 
 
@@ -342,6 +344,8 @@ def release_after_death(daemon: LeaseDaemon, client: Client) -> None:
             daemon.forget_lease(local)
         elif token.persistent:
             local.stage = Stage.ORPHAN
+            local.orphaned = True
+            daemon.record.orphaned(local.space.name)
         else:
             _release_in_background(daemon, local)
 

@@ -55,6 +55,7 @@ class LocalLease:
         "lease",
         "lvb",
         "number",
+        "orphaned",
         "pid",
         "resource",
         "restricted",
@@ -84,6 +85,8 @@ class LocalLease:
         self.killargs = ""
         self.reused = 0
         self.to_examine = False
+        self.orphaned = False
+        """It was an orphan and still is one on storage, even while it is being released."""
         self.converting = False
         """A CONVERT runs: nobody may join or release it meanwhile."""
 

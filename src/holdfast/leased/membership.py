@@ -96,6 +96,7 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
             link=link,
         )
         space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
+        space.lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
         space.acquire_last_attempt = int(daemon.clock.now())
         if space.removal_wanted:
             return Code.ERROR
@@ -106,6 +107,14 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
             link.close()
         return error.code
     return 0
+
+
+def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
+    last = space.membership.last_success
+    late = daemon.clock.now() - last
+    log.error(
+        "s%d renewal error %d, %.1f s after last_success %d: %s", space.number, error.code, late, last, error
+    )
 
 
 # -- watching ----------------------------------------------------------------------------------------------
@@ -291,6 +300,9 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
         await asyncio.wait({renewing}, timeout=patience)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
+    while not await lockspace.settle_leaders(float(space.io_timeout)):
+        # It could arrive when another host has taken the lease over: only the reset may end it (spec 13).
+        log.error("s%d a leader write is outstanding: the watchdog is not cleared", space.number)
     await _logged(space, lockspace.link.clear())
     daemon.spaces.move(space, Listed.REM)
     for lease in daemon.leases.in_space(space):

@@ -35,6 +35,9 @@ UNKNOWN_START: Final = 0
 Holder = tuple[int, int]
 """pid, start time in clock ticks since boot."""
 
+ORPHAN: Final[Holder] = (0, 0)
+"""In place of a process: leases that are held without one."""
+
 
 def replay(text: str) -> dict[str, set[Holder]]:
     """Lockspaces that were joined when the journal ended, with the processes that held leases in them.
@@ -136,8 +139,9 @@ class RunRecord:
         return written == len(data)
 
     def joined(self, space_name: str, host_id: int, generation: int) -> None:
-        """From now on processes may hold leases in it."""
+        """Processes may hold leases in it now. What the previous run left there is over: proven, or waited out."""
         if self._enabled:
+            self._previous.pop(space_name, None)
             self._spaces.setdefault(space_name, {})
             self._append(f"join {_quote(space_name)}")
 
@@ -153,19 +157,33 @@ class RunRecord:
         """
         if not self._enabled or client.process is None:
             return
-        holder = _holder(client)
-        holders = self._spaces.setdefault(space_name, {})
-        count = holders.get(holder, 0)
-        holders[holder] = count + 1
-        if not count and not self._append(f"hold {_quote(space_name)} {holder[0]} {holder[1]}"):
-            del holders[holder]
+        if not self._count(space_name, _holder(client)):
             raise LeaseError(Code.ERROR, f"{self._path} cannot be written")
 
     def holds_no_more(self, client: Client, space_name: str) -> None:
         """One lease less."""
-        if not self._enabled or client.process is None:
-            return
-        holder = _holder(client)
+        if self._enabled and client.process is not None:
+            self._uncount(space_name, _holder(client))
+
+    def orphaned(self, space_name: str) -> None:
+        """A lease has no process any more and stays held: after a crash nothing proves that it is unused."""
+        if self._enabled:
+            self._count(space_name, ORPHAN)
+
+    def orphan_gone(self, space_name: str) -> None:
+        """It was adopted, released, or its lockspace ended."""
+        if self._enabled:
+            self._uncount(space_name, ORPHAN)
+
+    def _count(self, space_name: str, holder: Holder) -> bool:
+        holders = self._spaces.setdefault(space_name, {})
+        count = holders.get(holder, 0)
+        if not count and not self._append(f"hold {_quote(space_name)} {holder[0]} {holder[1]}"):
+            return False
+        holders[holder] = count + 1
+        return True
+
+    def _uncount(self, space_name: str, holder: Holder) -> None:
         holders = self._spaces.get(space_name)
         if holders is None or holder not in holders:
             return
@@ -210,6 +228,9 @@ def _holder(client: Client) -> Holder:
 
 
 async def _kill_and_see(pid: int, start: int) -> bool:
+    if (pid, start) == ORPHAN:
+        log.error("the previous run left orphan leases: nobody can tell whether they are in use")
+        return False
     if start == UNKNOWN_START:
         # /proc did not tell (hidepid): whoever has the number now may be it.
         whoever = Process(pid)

@@ -3,7 +3,8 @@
     run_virtual(main())                 asyncio.run in virtual time: an hour of sleeping takes microseconds
     VirtualLoop                         the loop itself; DeadlockError and LivelockError instead of hanging
     SimHost, SimClock                   a host that can be paused or crash, and its drifting clock
-    SimStorage, SimDisk, Weather        a shared disk with delays, stalls, errors, lost and late writes, one view per host
+    SimStorage, SimDisk, Weather        a shared disk with delays, stalls, errors, lost and late writes, one view
+    per host
     Hold, Op, DiskWatcher               stopping chosen I/O, and watching all of it
 
 The fault models are written in `sim_disk` and `sim_clock`.

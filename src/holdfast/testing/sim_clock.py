@@ -2,14 +2,16 @@
 
 Fault model of time:
 
-- Every host has its own clock: `boot_s` seconds at virtual time 0, running at `rate`. The drift between two hosts
-  over a dead time must stay below `lease.timing.OBSERVER_MARGIN_S` (1 s), because that second is all the format
-  leaves for it: with the default timeouts a dead time is 140 s, so rates may differ by 0.7 %; `MAX_DRIFT` is half
-  of that per host, and `max_drift` computes it for other timeouts. (Crystal oscillators are 100 times better.)
-- A paused host (SIGSTOP, a hypervisor that does not schedule it, swapping) executes nothing: sleeps and I/O completions
-  that fall into the pause are delivered when it ends. Its clock runs on, as CLOCK_BOOTTIME does in suspend and
-  as a virtual machine's clock source does; a machine whose clock stands still while it is paused can only be caught by its
-  watchdog device (spec lease-disk 5) and is outside of this model. I/O that was submitted before goes on.
+- Every host has its own clock: `boot_s` seconds at virtual time 0, running at `rate`. The drift between two
+  hosts over a dead time must stay below `lease.timing.OBSERVER_MARGIN_S` (1 s), because that second is all the
+  format leaves for it: with the default timeouts a dead time is 140 s, so rates may differ by 0.7 %; `MAX_DRIFT`
+  is half of that per host, and `max_drift` computes it for other timeouts. (Crystal oscillators are 100 times
+  better.)
+- A paused host (SIGSTOP, a hypervisor that does not schedule it, swapping) executes nothing: sleeps and I/O
+  completions that fall into the pause are delivered when it ends. Its clock runs on, as CLOCK_BOOTTIME does in
+  suspend and as a virtual machine's clock source does; a machine whose clock stands still while it is paused can
+  only be caught by its watchdog device (spec lease-disk 5) and is outside of this model. I/O that was submitted
+  before goes on.
 - A host that is gone (crash, reset) never executes another step: its sleeps and I/O raise CancelledError.
 """
 
@@ -80,7 +82,9 @@ def _set_done(future: asyncio.Future[None]) -> None:
 
 
 class SimClock:
-    """A `holdfast.clock.Clock` of one host. `boot_s`: its reading at virtual time 0. `rate`: its seconds per virtual second."""
+    """A `holdfast.clock.Clock` of one host. `boot_s`: its reading at virtual time 0. `rate`: its seconds per
+    virtual second.
+    """
 
     def __init__(self, host: SimHost, boot_s: float = 1000.0, rate: float = 1.0) -> None:
         self.host = host

@@ -2,29 +2,33 @@
 
 Written fault model. What this disk does to its users:
 
-- *Delay*: each I/O takes effect at one instant between submission and completion, and completes later; latency is mostly
-  milliseconds, sometimes seconds. I/O to different sectors is reordered freely.
-- *Late submission*: the host may be held up between the caller's decision and the submission (scheduling, SIGSTOP), for
-  longer than any timeout; only then does the I/O's own timeout start to count.
+- *Delay*: each I/O takes effect at one instant between submission and completion, and completes later; latency
+  is mostly milliseconds, sometimes seconds. I/O to different sectors is reordered freely.
+- *Late submission*: the host may be held up between the caller's decision and the submission (scheduling,
+  SIGSTOP), for longer than any timeout; only then does the I/O's own timeout start to count.
 - *Torn reads*: a read of several sectors is delivered in pieces, each at its own instant, in any order.
 - *Stall*: for a while none of a host's I/O takes effect (a path or an array that hangs); it goes on afterwards.
-- *Timeout with late completion*: an I/O that misses its deadline lives on; a write reaches the disk at any later time,
-  or never (then rule 12 blocks its sector for good, as a lost request in the kernel would).
+- *Timeout with late completion*: an I/O that misses its deadline lives on; a write reaches the disk at any later
+  time, or never (then rule 12 blocks its sector for good, as a lost request in the kernel would).
 - *Error*: EIO; a failed write may have reached the disk, but will not reach it after the error was reported.
-- *Host crash*: writes in flight are lost or land later, but not after `land_by`, see `SimDisk.crash`: nothing of a
-  host reaches the disk after others may have declared it dead, nor after it has booted again (spec lease-disk 13, remaining assumptions).
-- *Host pause*: completions and missed deadlines are noticed when the pause ends; if both happened meanwhile, either may be seen.
+- *Host crash*: writes in flight are lost or land later, but not after `land_by`, see `SimDisk.crash`: nothing of
+  a host reaches the disk after others may have declared it dead, nor after it has booted again (spec lease-disk
+  13, remaining assumptions).
+- *Host pause*: completions and missed deadlines are noticed when the pause ends; if both happened meanwhile,
+  either may be seen.
 
-What it does not do, because nobody could live with it: tear a sector, lose or change a completed write, return stale data,
-answer one host from another image.
+What it does not do, because nobody could live with it: tear a sector, lose or change a completed write, return
+stale data, answer one host from another image.
 
-Two ways to direct it: `Weather` draws delays and faults from a seeded generator, `hold` stops chosen I/O until the test lets it go.
+Two ways to direct it: `Weather` draws delays and faults from a seeded generator, `hold` stops chosen I/O until
+the test lets it go.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +45,9 @@ _CHUNK = 1 << 16
 
 @dataclass(slots=True)
 class Weather:
-    """How I/O of one host behaves at the moment. Chances are 0..1 per I/O, spans in seconds; change it at any time."""
+    """How I/O of one host behaves at the moment. Chances are 0..1 per I/O, spans in seconds; change it at any
+    time.
+    """
 
     fast_s: tuple[float, float] = (0.0005, 0.004)
     """Usual latency."""
@@ -133,7 +139,9 @@ class Hold:
 
 
 class SimStorage:
-    """The shared image. `base`: contents at the start (not copied, not changed); zeros behind it up to `size` bytes."""
+    """The shared image. `base`: contents at the start (not copied, not changed); zeros behind it up to `size`
+    bytes.
+    """
 
     def __init__(
         self,
@@ -178,9 +186,11 @@ class SimStorage:
 
     def peek(self, offset: int, length: int) -> bytes:
         """What is on the disk now, without any I/O."""
-        out = bytearray(length)
-        self._copy(memoryview(out), offset, 0, length)
-        return bytes(out)
+        step = self.block_size
+        first = offset // step * step
+        out = bytearray((offset + length + step - 1) // step * step - first)
+        self._copy(memoryview(out), first, 0, len(out))
+        return bytes(out[offset - first : offset - first + length])
 
     def poke(self, offset: int, data: bytes) -> None:
         """Change the disk at once, behind everybody's back. Whole blocks."""
@@ -193,7 +203,7 @@ class SimStorage:
         self.faults[kind] = self.faults.get(kind, 0) + 1
 
     def _copy(self, view: memoryview, offset: int, start: int, end: int) -> None:
-        """Bytes [offset+start, offset+end) of the disk to view[start:end)."""
+        """Bytes [offset+start, offset+end) of the disk to view[start:end). Whole blocks."""
         low, high = offset + start, offset + end
         from_base = self._base[low:high]
         view[start : start + len(from_base)] = from_base
@@ -258,7 +268,7 @@ class SimStorage:
             # Most cuts among the first blocks: that is where leader, request and the hosts of a small cluster are.
             cuts.add(1 + int(self.rng.expovariate(0.15)) % (blocks - 1))
         edges = sorted(cuts)
-        return [(a * self.block_size, b * self.block_size) for a, b in zip(edges, edges[1:], strict=False)]
+        return [(a * self.block_size, b * self.block_size) for a, b in itertools.pairwise(edges)]
 
     def _land(self, op: Op) -> None:
         if op.lost or op.landed:
@@ -364,7 +374,9 @@ class SimDisk:
         await self._wait_for_older(offset, length, timeout_s)
 
     def crash(self, land_by: float) -> None:
-        """The host is gone: each write in flight is lost, or lands at a random instant before `land_by` (virtual time)."""
+        """The host is gone: each write in flight is lost, or lands at a random instant before `land_by`
+        (virtual time).
+        """
         storage = self.storage
         for op in self._writes:
             if op.landed or op.lost:

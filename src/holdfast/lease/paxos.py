@@ -15,7 +15,7 @@ original, all of them allowed or demanded by the spec:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
@@ -450,11 +450,25 @@ class Ballot:
         # An earlier life of our own host id is over.
         alive = owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now())
         if alive and not await self._stays_given_up(owner_id):
-            raise self.area.error(
-                Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
-            )
+            await self._let_owner_finish(owner_id)
         if await self._check_leader() is not None:
             raise StartAgain
+
+    async def _let_owner_finish(self, owner_id: int) -> NoReturn:
+        """Keep quiet until the live owner of the chosen value has committed it, at most `OWNER_FINISH_S`.
+
+        Every further ballot of ours outruns the one with which the owner comes back. Without this pause clients
+        of two hosts, asking again as soon as they were refused, kept a third from finishing for ever.
+        """
+        clock = self.space.clock
+        end = clock.now() + timing.OWNER_FINISH_S
+        while clock.now() < end:
+            await clock.sleep(timing.BALLOT_RETRY_MAX_S)
+            if await self._check_leader() is not None:
+                raise StartAgain
+        raise self.area.error(
+            Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
+        )
 
     async def _stays_given_up(self, owner_id: int) -> bool:
         """Whether a live owner has released this version although the leader, for a while, does not show it.

@@ -135,9 +135,8 @@ async def _own(
 ) -> Decided:
     """Become the exclusive owner, for good or for the moment that a shared acquire needs."""
     try:
-        await (
-            area.settle_contested()
-        )  # Of an earlier attempt of ours: it must not arrive in the middle of this one.
+        # What an earlier attempt of ours wrote must not arrive in the middle of this one.
+        await area.settle_contested()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from holdfast.leased import wire
+from holdfast.leased.recovery import Phase
 from holdfast.leased.wire import Command
 from tests.unit.leased_harness import LeasedHost, leased_host
 
@@ -151,5 +152,37 @@ def test_healthy_lockspaces_do_not_notice(tmp_path: Path) -> None:
             await host.until(lambda: len(host.daemon.spaces) == 1)
             assert (await host.once(Command.INQ_LOCKSPACE, well.encode()))[0].data == 0
             assert await peer.release(lease) == 0
+
+    asyncio.run(main())
+
+
+def test_a_hanging_leader_write_keeps_the_lockspace_but_not_the_daemon(tmp_path: Path) -> None:
+    async def main() -> None:
+        faults = tmp_path / "faults"
+        async with leased_host(tmp_path, storage_faults=str(faults), kill_grace_s=0) as host:
+            space = await host.make_space("LS")
+            lease = await host.make_lease("LS", "R")
+            child = await host.child(lease)
+            joined = host.daemon.spaces.active("LS")
+            assert joined is not None
+            write = joined.membership.open_leader_writes
+            local = host.daemon.leases.get(("LS", "R"))
+            assert local is not None
+            assert local.device is not None
+            # As after a release whose leader write missed its deadline.
+            write[local.device, 0] = 512
+            faults.write_text("hang")
+            hanging = asyncio.create_task(local.device.write(0, bytes(512), 60.0))
+            await asyncio.sleep(0)
+            removing = asyncio.create_task(host.once(Command.REM_LOCKSPACE, space.encode()))
+            assert await child.wait() == -signal.SIGKILL
+            await host.until(lambda: joined.phase is Phase.GONE)
+            for _ in range(3):
+                assert (await host.once(Command.VERSION))[0].data == 0
+                assert not removing.done()
+                await asyncio.sleep(0.2)
+            faults.write_text("")
+            await hanging
+            assert (await removing)[0].data == 0
 
     asyncio.run(main())

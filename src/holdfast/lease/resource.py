@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from holdfast.lease import timing
 from holdfast.lease.errors import Code, LeaseError, storage_code
@@ -42,8 +43,7 @@ MAX_RESTARTS = 100
 _LOST_RACE = frozenset((Code.ACQUIRE_IDLIVE, Code.ACQUIRE_OWNED, Code.ACQUIRE_OTHER))
 
 
-@dataclass(frozen=True, slots=True)
-class AcquireOptions:
+class AcquireOptions(NamedTuple):
     """What a caller may ask for (spec lease-wire 7.1)."""
 
     shared: bool = False
@@ -102,7 +102,7 @@ class Lease:
 async def acquire(
     space: Lockspace,
     target: Target,
-    options: AcquireOptions = AcquireOptions(),
+    options: AcquireOptions = AcquireOptions(),  # noqa: B008 - immutable
     on_wait: Callable[[OwnerWait], None] | None = None,
 ) -> Lease:
     """Own the resource, exclusively or shared. Suspends while a silent owner is not yet certainly dead.

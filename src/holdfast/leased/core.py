@@ -411,9 +411,15 @@ class LeaseDaemon:
         if lease.orphaned:
             lease.orphaned = False
             self.record.orphan_gone(lease.space.name)
-        if lease.device is not None:
+        if lease.device is None:
+            return
+        lockspace = lease.space.lockspace
+        if lockspace is not None and any(disk is lease.device for disk, _ in lockspace.open_leader_writes):
+            # `Lockspace.settle_leaders` has to ask this very device whether its last write has ended.
+            lease.space.kept_devices.append(lease.device)
+        else:
             self.close_disk(lease.device)
-            lease.device = None
+        lease.device = None
 
     def notice(self, space: Space, notice: Notice) -> None:
         space_commands.deliver_notice(self, space, notice)

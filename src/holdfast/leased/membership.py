@@ -31,6 +31,7 @@ ENODEV: Final = -19
 ADD_UNDONE: Final = -1
 NOTHING_DUE_S: Final = 86400.0
 WARN_EVERY_S: Final = 1.0
+SETTLE_RETRY_S: Final = 0.5
 
 
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
@@ -303,6 +304,8 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
     while not await lockspace.settle_leaders(float(space.io_timeout)):
         # It could arrive when another host has taken the lease over: only the reset may end it (spec 13).
         log.error("s%d a leader write is outstanding: the watchdog is not cleared", space.number)
+        # It waits itself, but not when the storage says at once that it cannot tell.
+        await daemon.clock.sleep(SETTLE_RETRY_S)
     await _logged(space, lockspace.link.clear())
     daemon.spaces.move(space, Listed.REM)
     for lease in daemon.leases.in_space(space):
@@ -330,6 +333,7 @@ async def _logged(space: Space, step: Awaitable[object]) -> object:
 
 
 async def _release_storage(daemon: LeaseDaemon, space: Space) -> None:
-    if space.device is not None:
-        daemon.close_disk(space.device)
-        space.device = None
+    for device in (*space.kept_devices, *((space.device,) if space.device else ())):
+        daemon.close_disk(device)
+    space.kept_devices.clear()
+    space.device = None

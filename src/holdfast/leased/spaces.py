@@ -9,7 +9,6 @@ import asyncio
 import enum
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from holdfast.clock import Clock
@@ -53,6 +52,8 @@ class Space:
         self.blocked_checks = 0
         self.lockspace: Lockspace | None = None
         self.device: Device | None = None
+        self.kept_devices: list[Device] = []
+        """Of leases that are over, but for a leader write that may still arrive."""
         self.events: list[socket.socket] = []
         self.rindex_busy = False
         self.operations = 0
@@ -81,16 +82,9 @@ class Space:
         if self.lockspace is not None:
             self.lockspace.changed.pulse()
 
-    @contextmanager
-    def operation(self) -> Iterator[None]:
+    def operation(self) -> _Operation:
         """While a lease operation runs the lockspace counts as used, whoever started it (spec 21 no. 25)."""
-        self.operations += 1
-        try:
-            yield
-        finally:
-            self.operations -= 1
-            if not self.operations and self.phase is not Phase.HEALTHY:
-                self.wake()
+        return _Operation(self)
 
     def same_place(self, path: str, offset: int) -> bool:
         return self.path == path and self.offset == offset
@@ -105,6 +99,24 @@ class Space:
 
     def shown(self, flags: int = 0) -> wire.Lockspace:
         return wire.Lockspace(self.name, self.host_id, flags, wire.Disk(self.path, self.offset))
+
+
+class _Operation:
+    """One lease operation in progress. A class, because a generator costs more than the bookkeeping."""
+
+    __slots__ = ("_space",)
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def __enter__(self) -> None:
+        self._space.operations += 1
+
+    def __exit__(self, *_exception: object) -> None:
+        space = self._space
+        space.operations -= 1
+        if not space.operations and space.phase is not Phase.HEALTHY:
+            space.wake()
 
 
 class SpaceTable:

@@ -43,7 +43,7 @@ class Effort:
     conflicts: int
 
 
-FULL = Effort(rounds=20, pairs=25, crowd_rounds=3, crowd_s=1.5, idle_s=40, conflicts=200)
+FULL = Effort(rounds=60, pairs=10, crowd_rounds=4, crowd_s=1.0, idle_s=40, conflicts=200)
 QUICK = Effort(rounds=5, pairs=10, crowd_rounds=1, crowd_s=0.5, idle_s=4, conflicts=20)
 
 ACQUIRE_TARGETS = {("null", 2000): 0.4, ("null", 64): 0.2, ("disk", 2000): 0.9, ("disk", 64): 0.9}

@@ -15,7 +15,7 @@ import sanlock
 
 # Refusals that only mean "somebody else has it just now"; anything else is a failure of the test.
 BUSY = {-243, -244, -245, -246, -247, -212, -213, 11, 16, 17}
-GIVE_UP_S = 120
+GIVE_UP_S = 60
 
 
 class Contended:

@@ -135,6 +135,78 @@ def leases(t: Transcript) -> None:
     t.wait_until_gone("client status", "LS:M")
 
 
+def conversion_and_orphans(t: Transcript) -> None:
+    """Change modes, leave leases behind, adopt them, ask for them."""
+    one, two = t.hold("one", RES), t.hold("two", "LS:R2:{d}/res:1M")
+    shared = RES + ":SH"
+    t.cli(f"client convert -p {one} -r {shared}")
+    t.cli(f"client convert -p {one} -r {shared}")
+    t.cli(f"client inquire -p {one}")
+    t.cli(f"client acquire -p {two} -r {shared}")
+    t.cli(f"client release -p {two} -r LS:R1")
+    t.cli(f"client convert -p {one} -r {RES}")
+    t.cli(f"client inquire -p {one}")
+    t.cli(f"client convert -p {two} -r {RES}")
+    t.cli(f"client release -p {one} -a 1")
+    t.cli(f"client acquire -p {one} -P 1 -r {RES}")
+    t.stop(one)
+    t.wait_for_output("client status", "ORPHAN")
+    t.cli(f"client acquire -p {two} -r {RES}")
+    t.cli(f"client acquire -p {two} -O 1 -r {shared}")
+    t.cli(f"client acquire -p {two} -O 1 -P 1 -r {RES}")
+    t.cli(f"client inquire -p {two}")
+    t.stop(two)
+    t.wait_for_output("client status", "ORPHAN")
+    three = t.hold("three", "LS:R2:{d}/res:1M")
+    t.cli(f"client release -p {three} -O 1 -r LS:NONE")
+    t.cli(f"client release -p {three} -O 1 -r LS:R1")
+    t.wait_until_gone("client status", "ORPHAN")
+    t.cli("client request -f 1 -r " + RES + ":1")
+    t.cli("client request -f 1 -r LS:R2:{d}/res:1M:1")
+    t.cli("client request -f 1 -r NONE:R2:{d}/res:1M:1")
+    t.cli("client examine -s LS")
+    t.cli("client examine -r " + RES)
+    t.cli("client set_event -s LS -i 2 -g 1 -e 1 -d 1")
+    t.cli("client set_event -s LS -i 0 -g 1 -e 1 -d 1")
+    t.cli("client set_event -s LS -i 2001 -g 1 -e 1 -d 1")
+    t.cli("client set_event -s NONE -i 2 -g 1 -e 1 -d 1")
+    t.cli("client set_config -s LS -u 1")
+    t.cli("client set_config -s LS -u 0")
+    t.cli("client set_config -s NONE -u 1")
+    t.cli("client renewal -s NONE")
+    t.cli("client align -s LS:1:{d}/ls:0")
+    t.cli("client align -s LS:1:{d}/missing:0")
+    t.stop(three)
+    t.wait_until_gone("client status", "LS:R2")
+
+
+def resource_index(t: Transcript) -> None:
+    """Format, create, look up, update, delete and rebuild an index."""
+    t.file("index", 8)
+    index = "-x LS:{d}/index:0"
+    t.cli("client format -x LS:{d}/missing:0")
+    t.cli(f"client lookup {index} -e a")
+    t.cli(f"client format {index}")
+    for name in ("a", "b"):
+        t.cli(f"client create {index} -e {name}")
+    t.cli(f"client lookup {index}")
+    for entry in ("a", "b", "c", ":2097152", "a:2097152", "a:3145728", ":1", ":5242880"):
+        t.cli(f"client lookup {index} -e {entry}")
+    t.cli(f"client update {index} -e x:5242880")
+    t.cli(f"client lookup {index} -e x")
+    t.cli(f"client update {index} -e x:5242880 -z 1")
+    t.cli(f"client lookup {index} -e x")
+    t.cli(f"client update {index} -e x")
+    t.cli(f"client delete {index} -e a")
+    t.cli(f"client delete {index} -e a")
+    t.cli(f"client lookup {index} -e a")
+    t.cli("client read -r LS:b:{d}/index:3M")
+    t.cli(f"client rebuild {index}")
+    t.cli(f"client lookup {index} -e b")
+    t.cli("client create -x NONE:{d}/index:0 -e z")
+    t.cli("client lookup -x OTHER:{d}/index:0 -e z")
+
+
 def odd_paths(t: Transcript) -> None:
     """Colons, blanks and backslashes in paths."""
     for number, name in enumerate(("with:colon", "two:c:olons", "back\\slash")):
@@ -166,4 +238,12 @@ def leaving(t: Transcript) -> None:
     t.cli("client version")
 
 
-SCENES: tuple[Callable[[Transcript], None], ...] = (formatting, membership, leases, odd_paths, leaving)
+SCENES: tuple[Callable[[Transcript], None], ...] = (
+    formatting,
+    membership,
+    leases,
+    conversion_and_orphans,
+    resource_index,
+    odd_paths,
+    leaving,
+)

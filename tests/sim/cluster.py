@@ -50,7 +50,7 @@ class Cluster:
         self._stop: asyncio.Future[None] = loop.create_future()
         self._names = 0
         invariants = Invariants(self.storage, self.ledger, self.machines, scenario.num_hosts)
-        invariants.attributes_to_originals = scenario.mode != "original"
+        self.ledger.attributes_to_originals = scenario.mode != "original"
         self.storage.watcher = self.transcript.watching(invariants)
         self.ledger.on_violation = self._end
         loop.set_exception_handler(self._unexpected)
@@ -109,6 +109,7 @@ class Cluster:
             self.storage,
             self.ledger,
             rng,
+            host_id=plan.host_id,
             ours=plan.ours,
             fire=scenario.fire,
             dead_s=scenario.dead_s,

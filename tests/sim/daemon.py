@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.lease.errors import LeaseError
+from holdfast.lease.errors import Code, LeaseError
 from tests.sim.layout import resource_name
 from tests.sim.ledger import Incarnation, Process
 from tests.sim.machine import Machine
@@ -33,7 +33,7 @@ class Workload:
     shared_chance: float
     nowait_chance: float
     convert_chance: float
-    forget_retract_chance: float = 0.0
+    request_chance: float = 0.0
 
 
 class Daemon:
@@ -198,6 +198,8 @@ class Daemon:
                 self.counts.add(f"acquire {error.code}")
                 self._trace(f"acquire {name} {'SH' if shared else 'EX'}: {error.code}")
                 await self._retract(error)
+                if error.code == Code.ACQUIRE_IDLIVE and self.rng.random() < self.workload.request_chance:
+                    await self._request(area, name)
                 continue
             if not self._granting or self._member.is_failed():
                 self._trace(f"acquired {name} too late")
@@ -214,11 +216,31 @@ class Daemon:
             await self.machine.clock.sleep(min(1.0, until - self.machine.clock.now()))
             if self._granting and self.rng.random() < self.workload.convert_chance:
                 lease = await self._convert(area, name, lease, process)
+            if self._granting and await self._is_asked(area, lease):
+                break
         if self._member.is_failed():
             # Nothing is released on disk any more; the kill loop ends the process.
             return
         self.ledger.end(process, "releases")
         await self._release(area, name, lease)
+
+    async def _request(self, area: int, name: str) -> None:
+        try:
+            await self._member.request(area, name)
+        except LeaseError as error:
+            self.counts.add(f"request {error.code}")
+        else:
+            self.counts.add("requests")
+
+    async def _is_asked(self, area: int, lease: Any) -> bool:
+        try:
+            asked = await self._member.is_asked(area, lease)
+        except LeaseError as error:
+            self.counts.add(f"examine {error.code}")
+            return False
+        if asked:
+            self.counts.add("holders that were asked to release")
+        return asked
 
     async def _convert(self, area: int, name: str, lease: Any, process: Process) -> Any:
         shared = not process.shared

@@ -11,14 +11,15 @@ The ledger knows who may act; here are the promises about writes:
   (mod max_hosts);
 - rule 8a: no leader write after a reading that showed the instance decided;
 - rules 9, 11: a leader is freed by its owner only with RELEASED or SHARED in the owner's block on disk;
+- rule 13: another host's block is changed only when its shared hold is over and while the writer owns the lease;
 - rule 15: no lease write is submitted by an incarnation past its fail deadline;
 - rule 16: a host id is freed only when nothing of it can act and none of its leader writes is outstanding;
 - a committed leader is never replaced by another owner of the same version.
 
-Hosts that model the original are only watched, not judged, by the rules about the writer. Four things an
-original does break promises to others, and nothing that our hosts could do prevents it, because the host that
-suffers is not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double
-owners of it are counted, not reported.
+Hosts that model the original are only watched, not judged, by the rules about the writer. Six things an original
+does break promises to others, and nothing that our hosts could do prevents it, because the host that suffers is
+not asked. Exactly from such an act by an *original* on, the resource is marked as spoiled: double owners of it
+are counted, not reported.
 
 1. It replaces a committed leader by another owner of the same version (13.1 in the role of X, after another
    original wiped its block in the role of Q; or its own late leader write after it retracted): it looks at the
@@ -29,14 +30,18 @@ owners of it are counted, not reported.
    holder's joining (7.3), or because the mark has generation 0.
 4. It takes a lease from an owner it has not seen yet after that host's silence for a dead time computed from its
    *own* io_timeout (8.4, "own io when unknown"), which may be shorter than the owner's.
+5. It commits a value of its own earlier generation and takes the lease for its own (15 no. 7), while everybody
+   else sees the lease of a generation that is over.
+6. It overlooks a shared mark that is on the disk: it collects marks block by block, and stops in the middle when
+   a block shows a larger ballot (9.2); then another host commits its value.
 
-A fifth harms only the version number: an original commits a live host's value (8.5 step 7, as the spec allows),
-slowly; that host releases, the next version is decided, then the commit lands, or it lands between the host's
-reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others away, so
-nobody gets a second grant, but versions may repeat: from then on only the order of versions is not checked for
-that resource. The same can come of one of our hosts in a single case, which the format leaves open: the chosen
-value's owner is gone, two hosts commit it for that owner, and the later write is so late that the next version
-is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
+A seventh harms only the version number: an original commits a live host's value (8.5 step 7, as the spec
+allows), slowly; that host releases, the next version is decided, then the commit lands, or it lands between the
+host's reading and freeing of the leader: the leader goes back by a version. The holder's block keeps others
+away, so nobody gets a second grant, but versions may repeat: from then on only the order of versions is not
+checked for that resource. The same can come of one of our hosts in a single case, which the format leaves open:
+the chosen value's owner is gone, two hosts commit it for that owner, and the later write is so late that the
+next version is decided before it lands. It is counted. All of these by one of *our* hosts are violations.
 """
 
 from __future__ import annotations
@@ -50,8 +55,8 @@ from holdfast.lease.records import (
     decode_leader,
 )
 from holdfast.testing.sim_disk import Op, SimStorage
-from tests.sim.layout import MIB_OF, SECTOR, Place, place_of
-from tests.sim.ledger import Ledger
+from tests.sim.layout import MIB_OF, SECTOR, Place, offset_of, place_of
+from tests.sim.ledger import Incarnation, Ledger
 from tests.sim.machine import Machine
 
 MAX_HOSTS = 2000
@@ -79,8 +84,7 @@ class Invariants:
         self.ledger = ledger
         self.machines = machines
         self.num_hosts = num_hosts
-        self.attributes_to_originals = True
-        """False where originals are to be convicted."""
+        ledger.has_mark = self._has_mark
         self._views: dict[tuple[str, int, str], OwnView] = {}
         self._own_read: dict[tuple[str, int], bool] = {}
         self._released: dict[tuple[str, int], int] = {}
@@ -89,6 +93,11 @@ class Invariants:
         """(host, boot, offset) -> number of its youngest write that reached that sector."""
         self._helped: set[tuple[str, int]] = set()
         """(resource, version) that an original committed for another host."""
+
+    def _has_mark(self, incarnation: Incarnation, resource: str) -> bool:
+        at = offset_of(resource) + (incarnation.host_id + 1) * SECTOR
+        block = decode_host_block(self.storage.peek(at, SECTOR))[0]
+        return block.shared and block.mode_generation == incarnation.generation
 
     # --- DiskWatcher
 
@@ -99,7 +108,7 @@ class Invariants:
         machine = self.machines[op.disk.host.name]
         if place.kind == "delta":
             self._delta_submitted(op, machine, place)
-        elif place.kind in ("leader", "block") and machine.ours:
+        elif place.kind in ("leader", "block", "request") and machine.ours:
             self._lease_submitted(op, machine, place)
 
     def completed(self, op: Op, outcome: str) -> None:
@@ -135,6 +144,7 @@ class Invariants:
         elif place.kind == "block":
             block = decode_host_block(op.data)[0]
             self._clearing(op, decode_host_block(before)[0], block, place)
+            self._foreign_landed(op, place)
             key = (place.resource, place.host_id)
             if not self.machines[op.disk.host.name].ours:
                 # The original releases with the values in its memory, which may be of an older version, or zeros.
@@ -151,18 +161,30 @@ class Invariants:
             self._landed[key] = op.number
         elif machine.ours:
             raise self.ledger.violation(f"rule 12: {machine.name} has two writes under way to {place.kind}")
-        elif place.resource and self.attributes_to_originals:
+        elif place.resource and self.ledger.attributes_to_originals:
             self.ledger.spoil(machine.name, place.resource, f"its older {place.kind} write landed last")
 
     def _clearing(self, op: Op, old: HostBlock, new: HostBlock, place: Place) -> None:
         machine = self.machines[op.disk.host.name]
-        if machine.ours or not self.attributes_to_originals or not old.shared or new.shared:
+        if machine.ours or not self.ledger.attributes_to_originals or not old.shared or new.shared:
             return
         incarnation = self.ledger.incarnations.get((place.host_id, old.mode_generation))
         if incarnation is None or incarnation.host == machine.name:
             return
         if not self.ledger.is_over(place.host_id, old.mode_generation):
             self.ledger.spoil(machine.name, place.resource, f"cleared the live mark of host {place.host_id}")
+
+    def _foreign_landed(self, op: Op, place: Place) -> None:
+        """Rule 13: another host's block is changed only while the writer owns the lease, landing included."""
+        machine = self.machines[op.disk.host.name]
+        if not machine.ours or place.host_id == machine.host_id:
+            return
+        leader = decode_leader(self.storage.peek(op.offset // MIB_OF * MIB_OF, SECTOR))
+        if leader.timestamp == 0 or leader.owner_id != machine.host_id:
+            raise self.ledger.violation(
+                f"rule 13: {machine.name} changed the block of host {place.host_id} on {place.resource}, "
+                f"which host {leader.owner_id} {'owns' if leader.timestamp else 'released'}"
+            )
 
     # --- delta records
 
@@ -224,6 +246,8 @@ class Invariants:
                 f"rule 15: {machine.name} writes {place.kind} of {place.resource} at {now:.3f}, "
                 f"its lockspace was lost at {incarnation.fail_at:.3f}"
             )
+        if place.kind == "request":
+            return
         view = self._views.setdefault((machine.name, machine.boots, place.resource), OwnView())
         if place.kind == "block":
             self._block_submitted(op, machine, place, view, incarnation.host_id)
@@ -301,6 +325,13 @@ class Invariants:
             f"owner {old.owner_id}/{old.owner_generation} "
             f"by lver {new.lver} owner {new.owner_id}/{new.owner_generation}"
         )
+        takes_old_self = (
+            new.timestamp and new.owner_id == new.write_id and new.owner_generation < new.write_generation
+        )
+        if takes_old_self and not machine.ours and self.ledger.attributes_to_originals:
+            ledger.spoil(
+                machine.name, place.resource, f"takes a lease of its earlier generation for its own: {what}"
+            )
         if new.owner_id != new.write_id and new.timestamp and not machine.ours:
             self._helped.add((place.resource, new.lver))
         if new.lver < old.lver or (new.lver == old.lver and not same_owner):
@@ -320,7 +351,7 @@ class Invariants:
             if not by_original:
                 raise ledger.violation(f"the leader went back: {what}")
             ledger.put_back.add(place.resource)
-            if new.lver == old.lver and self.attributes_to_originals:
+            if new.lver == old.lver and self.ledger.attributes_to_originals:
                 ledger.spoil(machine.name, place.resource, what)
             ledger.counts.add("leaders put back by originals")
             return
@@ -332,7 +363,7 @@ class Invariants:
                 confused = place.resource in ledger.put_back and not machine.ours
                 if self._released.get((place.resource, old.owner_id), 0) < old.lver and not confused:
                     if (
-                        self.attributes_to_originals
+                        self.ledger.attributes_to_originals
                         and not machine.ours
                         and not ledger.is_over(old.owner_id, old.owner_generation)
                     ):

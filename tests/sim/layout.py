@@ -35,6 +35,11 @@ def resource_name(number: int) -> str:
     return f"res{number}"
 
 
+def offset_of(resource: str) -> int:
+    """Where the resource's area begins."""
+    return int(resource.removeprefix("res")) * MIB
+
+
 @functools.cache
 def place_of(offset: int) -> Place:
     area, sector = offset // MIB, offset % MIB // SECTOR

@@ -75,6 +75,10 @@ class Ledger:
         self.put_back: set[str] = set()
         """Resources whose leader went back through an original's late commit: versions may repeat."""
         self._highest: dict[str, int] = {}
+        self.attributes_to_originals = True
+        """False where originals are to be convicted."""
+        self.has_mark: Callable[[Incarnation, str], bool] = lambda incarnation, resource: False
+        """Whether the disk shows that incarnation as a shared holder."""
         self.violations: list[str] = []
         self.on_violation: Callable[[], None] = lambda: None
 
@@ -172,6 +176,15 @@ class Ledger:
             self.trace(host, f"SPOILS {resource}: {why}")
 
     def _conflict(self, process: Process, other: Process) -> None:
+        newcomer = process.incarnation
+        if (
+            self.attributes_to_originals
+            and not newcomer.ours
+            and not process.shared
+            and other.shared
+            and self.has_mark(other.incarnation, other.resource)
+        ):
+            self.spoil(newcomer.host, process.resource, "overlooked a shared mark that is on the disk")
         if process.resource in self.spoiled:
             self.counts.add("double owners made by originals")
             return

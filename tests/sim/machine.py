@@ -29,6 +29,7 @@ class Machine:
         ledger: Ledger,
         rng: random.Random,
         *,
+        host_id: int,
         ours: bool,
         fire: int,
         dead_s: float,
@@ -40,6 +41,7 @@ class Machine:
         self.loop = storage.loop
         self.ledger = ledger
         self.rng = rng
+        self.host_id = host_id
         self.ours = ours
         self.fire = fire
         self.dead_s = dead_s

@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 from holdfast.lease.errors import Code, LeaseError, storage_code
 from holdfast.lease.geometry import MIB
+from holdfast.lease.hosts import Notice
 from holdfast.lease.lockspace import Health, Lockspace
+from holdfast.lease.records import REQ_GRACEFUL
+from holdfast.lease.request import demands, read_request, write_request
 from holdfast.lease.resource import AcquireOptions, Lease, Target, Unclear, acquire, convert, release, retract
 from holdfast.storage.errors import StorageError
 from tests.sim.layout import SPACE
@@ -44,6 +47,14 @@ class Member(Protocol):
         """After a failed acquire. LeaseError: again, later."""
         ...
 
+    async def request(self, area: int, name: str) -> None:
+        """Ask the owner to give the lease up (spec 10.1)."""
+        ...
+
+    async def is_asked(self, area: int, lease: Any) -> bool:
+        """Whether, since the last question, somebody asked the holder of this lease to give it up."""
+        ...
+
 
 class OurMember:
     """The real `holdfast.lease`."""
@@ -63,6 +74,11 @@ class OurMember:
             rng=rng,
             link=machine,
         )
+        self._notices = 0
+        self.space.on_notice = self._notice
+
+    def _notice(self, notice: Notice) -> None:
+        self._notices += 1
 
     @property
     def generation(self) -> int:
@@ -82,7 +98,7 @@ class OurMember:
         self.space.close_leases()
 
     async def settle(self) -> bool:
-        return await self.space.settle_leaders(float(self.space.io_timeout))
+        return await self.space.settle_contested(float(self.space.io_timeout))
 
     async def leave(self) -> None:
         await self.space.leave()
@@ -107,6 +123,30 @@ class OurMember:
     async def retract(self, error: LeaseError) -> None:
         if isinstance(error, Unclear):
             await retract(error)
+
+    async def request(self, area: int, name: str) -> None:
+        space = self.space
+        owner = await write_request(
+            space.disk,
+            area * MIB,
+            SPACE,
+            name,
+            0,
+            REQ_GRACEFUL,
+            next_lver=True,
+            geometry=space.geometry,
+            timeout_s=space.io_timeout,
+            permit=space.permit_lease_write,
+        )
+        if owner:
+            space.set_host_bit(owner)
+
+    async def is_asked(self, area: int, lease: Lease) -> bool:
+        if not self._notices:
+            return False
+        self._notices = 0
+        space = self.space
+        return demands(await read_request(space.disk, area * MIB, space.geometry, space.io_timeout), lease.lver)
 
 
 class OriginalMember:
@@ -186,6 +226,12 @@ class OriginalMember:
 
     async def retract(self, error: LeaseError) -> None:
         pass
+
+    async def request(self, area: int, name: str) -> None:
+        pass
+
+    async def is_asked(self, area: int, lease: OriginalLease) -> bool:
+        return False
 
 
 TIMEOUT = Code.AIO_TIMEOUT

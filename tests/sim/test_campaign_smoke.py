@@ -21,8 +21,8 @@ from tests.sim.cluster import run_scenario
 from tests.sim.ledger import Counts, Ledger, ViolationError
 from tests.sim.scenario import CLASSES, draw
 
-SEEDS = 150
-MIXED_SEEDS = 60
+SEEDS = 120
+MIXED_SEEDS = 40
 
 
 def run_many(seeds: range, forced: Any = None, kind: str | None = None) -> tuple[list[str], Counts]:
@@ -75,8 +75,8 @@ def test_mixed_clusters_keep_every_promise_of_ours() -> None:
 
 
 def test_the_originals_rules_are_convicted() -> None:
-    # Seed 125 is what `--original` finds by itself: two exclusive owners of one version.
-    result = run_seed(125, "original", None)
+    # Two exclusive owners of the first version of a fresh resource: 13.1, found by the campaign itself.
+    result = run_seed(44, "original", "slow contended")
     assert any(is_double_exclusive(v) for v in result.violations), result.violations
 
 
@@ -163,15 +163,16 @@ def test_helping_live_hosts_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return None
 
     monkeypatch.setattr(Ballot, "_before_helping", always)
-    assert "the leader went back" in first_violation(itertools.chain((226, 257), range(600)), "ours")  # the first two show it today
+    # The first ones show it; if the schedule has changed since, others will.
+    assert "the leader went back" in first_violation(itertools.chain((226, 257), range(600)), "ours")
 
 
 def test_letting_go_with_a_leader_write_outstanding_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never_mind(self: lockspace.Lockspace, timeout_s: float) -> bool:
         return True
 
-    monkeypatch.setattr(lockspace.Lockspace, "settle_leaders", never_mind)
-    found = first_violation(range(400), "ours", "sick storage")
+    monkeypatch.setattr(lockspace.Lockspace, "settle_contested", never_mind)
+    found = first_violation(itertools.chain((90, 142, 162), range(400)), "ours", "sick storage")
     assert "rule 16" in found or "the leader went back" in found
 
 

@@ -50,6 +50,7 @@ class Stage:
                 self.storage,
                 self.ledger,
                 random.Random(host_id),
+                host_id=host_id,
                 ours=name in ours,
                 fire=60,
                 dead_s=540.0,

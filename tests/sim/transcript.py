@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from holdfast.lease.records import decode_host_block, decode_leader
+from holdfast.lease.records import decode_host_block, decode_leader, decode_request
 from holdfast.testing.sim_disk import DiskWatcher, Op
 from tests.sim.layout import MIB_OF, SECTOR, place_of
 
@@ -64,13 +64,15 @@ def describe(op: Op) -> str:
             return f"{where} sectors {first}..{first + op.length // SECTOR - 1}"
         if place.kind == "block":
             return f"{place.resource} block of {place.host_id}"
-        return f"{place.resource} leader" if place.kind == "leader" else f"host record {place.host_id}"
+        return f"host record {place.host_id}" if place.kind == "delta" else f"{place.resource} {place.kind}"
     if place.kind == "block":
         block = decode_host_block(op.data)[0]
         text = f"{place.resource} block of {place.host_id}: lver {block.lver} mbal {block.mbal} bal {block.bal}"
         text += f" value {block.inp}/{block.inp2}" if block.inp else ""
         text += " RELEASED" if block.released else ""
         return text + (f" SHARED by generation {block.mode_generation}" if block.shared else "")
+    if place.kind == "request":
+        return f"{place.resource} request: lver {decode_request(op.data).lver}"
     record = decode_leader(op.data)
     if place.kind == "delta":
         return f"host record {place.host_id}: generation {record.owner_generation} timestamp {record.timestamp}"

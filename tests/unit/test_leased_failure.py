@@ -165,7 +165,7 @@ def test_a_hanging_leader_write_keeps_the_lockspace_but_not_the_daemon(tmp_path:
             child = await host.child(lease)
             joined = host.daemon.spaces.active("LS")
             assert joined is not None
-            write = joined.membership.open_leader_writes
+            write = joined.membership.contested_writes
             local = host.daemon.leases.get(("LS", "R"))
             assert local is not None
             assert local.device is not None

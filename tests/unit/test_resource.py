@@ -219,6 +219,31 @@ def test_the_value_of_a_live_host_is_left_to_it_to_commit() -> None:
     play(scenario)
 
 
+def test_a_live_host_gets_time_to_commit_its_chosen_value() -> None:
+    """Each further ballot of ours would outrun the one with which that host comes back.
+
+    With clients that ask again at once, two hosts starved a third for ever.
+    """
+
+    async def scenario(site: Site) -> None:
+        space, owner = await asyncio.gather(site.joined(1), site.joined(3))
+        await space.renew()
+        site.poke_block(3, HostBlock(3, 3, 3, owner.generation, 99, 1))
+        taking = asyncio.create_task(code_of(take(site, space)))
+        while not site.peek_block(1).bal:
+            await asyncio.sleep(0.001)
+        ballot = site.peek_block(1)
+        await asyncio.sleep(1)
+        assert not taking.done()
+        assert site.peek_block(1) == ballot
+        committed = FREE_LEASE._replace(lver=1, owner_id=3, owner_generation=owner.generation, timestamp=99)
+        site.poke_leader(committed)
+        assert await taking == Code.ACQUIRE_OWNED
+        assert site.peek_leader().owner_id == 3
+
+    play(scenario)
+
+
 def test_a_promise_without_a_value_is_outbid() -> None:
     async def scenario(site: Site) -> None:
         space = await site.joined(1)

@@ -179,8 +179,10 @@ class Lockspace:
         self._written = b""
         self._write_outcome_known = False
         self._pending_read: PendingRead | None = None
-        self.open_leader_writes: dict[tuple[Disk, int], int] = {}
-        """Leader sectors (disk, offset) with a write that has not ended, and their length."""
+        self.contested_writes: dict[tuple[Disk, int], int] = {}
+        """Sectors (disk, offset) that other hosts write too, with a write of ours that may not have ended, and
+        their length: leaders, and blocks of dead shared holders.
+        """
 
     # -- facts ---------------------------------------------------------------------------------------------
 
@@ -433,21 +435,21 @@ class Lockspace:
                 self.on_notice(notice)
         self.changed.pulse()
 
-    # -- leader writes that may still arrive -----------------------------------------------------------------
+    # -- writes that may still arrive --------------------------------------------------------------------------
 
-    async def settle_leaders(self, timeout_s: float) -> bool:
-        """Whether every leader write of this lockspace has ended; waits for the first that has not.
+    async def settle_contested(self, timeout_s: float) -> bool:
+        """Whether every write of ours to a sector that others write too has ended; waits for one that has not.
 
         While one is under way the watchdog must not be cleared and the host id not be freed: arriving after others
-        have taken the lease over, it would put the leader back to a version of ours. A reset ends it in time
-        (spec 13, remaining assumptions).
+        have taken the lease over, it would put the leader back, or erase what another host wrote since. A reset
+        ends it in time (spec 13, remaining assumptions).
         """
-        for (disk, offset), length in list(self.open_leader_writes.items()):
+        for (disk, offset), length in list(self.contested_writes.items()):
             try:
                 await disk.settle(offset, length, timeout_s)
             except StorageError:
                 return False
-            self.open_leader_writes.pop((disk, offset), None)
+            self.contested_writes.pop((disk, offset), None)
         return True
 
     # -- leaving -------------------------------------------------------------------------------------------
@@ -458,7 +460,7 @@ class Lockspace:
         The caller has made sure that no process uses the lockspace any more (rule 16) and that renewing ended.
         """
         self.seal()
-        if not await self.settle_leaders(float(self.io_timeout)):
+        if not await self.settle_contested(float(self.io_timeout)):
             return False
         renewed = self.joined and self._write_outcome_known and self.last_result >= 0
         if not renewed or self.corrupt:

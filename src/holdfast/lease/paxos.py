@@ -15,7 +15,7 @@ original, all of them allowed or demanded by the spec:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from holdfast.lease import timing
 from holdfast.lease.area import used_sectors
@@ -149,9 +149,14 @@ class Area:
         offset = self.target.offset + self.geometry.host_sector_offset(self.space.host_id)
         await self.target.disk.settle(offset, self.geometry.sector_size, self.timeout_s)
 
-    async def settle_leader(self) -> None:
-        """The same for the leader sector."""
-        await self.target.disk.settle(self.target.offset, self.geometry.sector_size, self.timeout_s)
+    async def settle_contested(self) -> None:
+        """The same for the sectors that other hosts write too: the leader, and blocks cleared under rule 13."""
+        disk, start = self.target.disk, self.target.offset
+        await disk.settle(start, self.geometry.sector_size, self.timeout_s)
+        for sector, length in list(self.space.contested_writes.items()):
+            if sector[0] is disk and start <= sector[1] < start + self.geometry.align_size:
+                await disk.settle(sector[1], length, self.timeout_s)
+                self.space.contested_writes.pop(sector, None)
 
     async def write_leader(self, leader: Leader, looked_at: float | None = None) -> bytes:
         """Write the leader sector; returns the 200 bytes. StorageError is passed on.
@@ -168,18 +173,22 @@ class Area:
             if looked_at is not None and self.space.clock.now() - looked_at > timing.LOOK_VALID_S:
                 raise StartAgain
 
-        sector = (self.target.disk, self.target.offset)
-        under_way = self.space.open_leader_writes
+        await self._write_contested(0, raw, permit)
+        return raw
+
+    async def _write_contested(self, offset: int, raw: bytes, permit: Permit | None = None) -> None:
+        """Write a sector that other hosts write too; while it may still arrive it is known to the lockspace."""
+        sector = (self.target.disk, self.target.offset + offset)
+        under_way = self.space.contested_writes
         under_way[sector] = self.geometry.sector_size
         try:
-            await self._write(0, raw, permit)
+            await self._write(offset, raw, permit)
         except DeadlineError:
-            raise  # It, or the older one it waited for, may still arrive: `Lockspace.settle_leaders`.
+            raise  # It, or the older one it waited for, may still arrive: `Lockspace.settle_contested`.
         except (StorageError, LeaseError, StartAgain):
             under_way.pop(sector, None)
             raise
         under_way.pop(sector, None)
-        return raw
 
     async def write_own_block(self, block: HostBlock) -> None:
         """Write our block: dblock and mode block in one sector write (rule 9). StorageError is passed on."""
@@ -191,7 +200,11 @@ class Area:
         """Write any host's block; a foreign one only under rule 13. StorageError is passed on."""
         raw = block.encode()
         self.known.remember_block(host_id, raw, block)
-        await self._write(self.geometry.host_sector_offset(host_id), raw)
+        offset = self.geometry.host_sector_offset(host_id)
+        if host_id == self.space.host_id:
+            await self._write(offset, raw)
+        else:
+            await self._write_contested(offset, raw)
 
     async def _write(self, offset: int, record: bytes, permit: Permit | None = None) -> None:
         await self.target.disk.write(
@@ -374,9 +387,6 @@ class Ballot:
         blocks, decided = await self._phase_read(number)
         if decided is not None:
             return decided
-        for host_id, block in blocks.items():
-            if block.shared:
-                self.sharers[host_id] = block  # Rule 10: from a read after our own phase-1 write.
         if any(block.wiped for block in blocks.values()):
             # Rule 8a: a wipe follows a leader commit, but one area read may deliver the old leader with it.
             decided = await self._check_leader()
@@ -407,6 +417,11 @@ class Ballot:
             raw, blocks = await self.area.read_all(self.leader.num_hosts)
         except StorageError as error:
             raise self.area.error(Code.DBLOCK_READ, str(error)) from error
+        # Rule 10: from a read after our own phase-1 write. Before anything else is concluded from it: this try may
+        # be outrun, and the next look at the leader show that another host committed our value.
+        for host_id, block in blocks.items():
+            if block.shared:
+                self.sharers[host_id] = block
         if raw != self.raw:
             decided = self._judge(raw, self.area.believe(raw))
             if decided is not None:
@@ -435,11 +450,25 @@ class Ballot:
         # An earlier life of our own host id is over.
         alive = owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now())
         if alive and not await self._stays_given_up(owner_id):
-            raise self.area.error(
-                Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
-            )
+            await self._let_owner_finish(owner_id)
         if await self._check_leader() is not None:
             raise StartAgain
+
+    async def _let_owner_finish(self, owner_id: int) -> NoReturn:
+        """Keep quiet until the live owner of the chosen value has committed it, at most `OWNER_FINISH_S`.
+
+        Every further ballot of ours outruns the one with which the owner comes back. Without this pause clients
+        of two hosts, asking again as soon as they were refused, kept a third from finishing for ever.
+        """
+        clock = self.space.clock
+        end = clock.now() + timing.OWNER_FINISH_S
+        while clock.now() < end:
+            await clock.sleep(timing.BALLOT_RETRY_MAX_S)
+            if await self._check_leader() is not None:
+                raise StartAgain
+        raise self.area.error(
+            Code.ACQUIRE_OTHER, f"version {self.next} goes to host {owner_id}, which will commit it itself"
+        )
 
     async def _stays_given_up(self, owner_id: int) -> bool:
         """Whether a live owner has released this version although the leader, for a while, does not show it.

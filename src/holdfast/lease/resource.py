@@ -135,7 +135,8 @@ async def _own(
 ) -> Decided:
     """Become the exclusive owner, for good or for the moment that a shared acquire needs."""
     try:
-        await area.settle_leader()  # Of an earlier attempt of ours: it must not arrive in the middle of this one.
+        # What an earlier attempt of ours wrote must not arrive in the middle of this one.
+        await area.settle_contested()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):
@@ -281,7 +282,7 @@ async def _write_own_block(lease: Lease, block: HostBlock) -> None:
     try:
         if block.released:
             # RELEASED invites others to the next version: no leader write of ours may arrive after that.
-            await lease.area.settle_leader()
+            await lease.area.settle_contested()
         await lease.area.write_own_block(block)
     except StorageError as error:
         raise lease.area.error(storage_code(error), str(error)) from error
@@ -333,7 +334,7 @@ async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
 async def _look_and_free(lease: Lease, new_name: str | None) -> None:
     area = lease.area
     try:
-        await area.settle_leader()
+        await area.settle_contested()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     raw, leader = await area.read_leader()
@@ -379,7 +380,7 @@ async def _finish(area: Area, lver: int) -> None:
     space = area.space
     try:
         # Rule 12, and: no leader write of ours may arrive after the RELEASED that follows.
-        await area.settle_leader()
+        await area.settle_contested()
         await area.settle_own_block()
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error

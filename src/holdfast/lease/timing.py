@@ -30,6 +30,9 @@ BALLOT_RETRY_MIN_S = 0.005
 BALLOT_RETRY_MAX_S = 0.05
 """Back-off after a ballot that met a larger one; safety does not rest on it (spec 14)."""
 
+OWNER_FINISH_S = 2.0
+"""Quiet time for a live host to commit its own chosen value: twice the longest back-off of an original (8.5)."""
+
 SHARED_RETRY_MAX_S = 1.0
 SHARED_RETRIES = 8
 """Retries of a shared acquire that met another one's short exclusive phase (spec 9.1)."""

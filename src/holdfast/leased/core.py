@@ -414,8 +414,8 @@ class LeaseDaemon:
         if lease.device is None:
             return
         lockspace = lease.space.lockspace
-        if lockspace is not None and any(disk is lease.device for disk, _ in lockspace.open_leader_writes):
-            # `Lockspace.settle_leaders` has to ask this very device whether its last write has ended.
+        if lockspace is not None and any(disk is lease.device for disk, _ in lockspace.contested_writes):
+            # `Lockspace.settle_contested` has to ask this very device whether its last write has ended.
             lease.space.kept_devices.append(lease.device)
         else:
             self.close_disk(lease.device)

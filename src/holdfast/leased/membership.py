@@ -301,9 +301,9 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
         await asyncio.wait({renewing}, timeout=patience)
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
-    while not await lockspace.settle_leaders(float(space.io_timeout)):
+    while not await lockspace.settle_contested(float(space.io_timeout)):
         # It could arrive when another host has taken the lease over: only the reset may end it (spec 13).
-        log.error("s%d a leader write is outstanding: the watchdog is not cleared", space.number)
+        log.error("s%d a lease write is outstanding: the watchdog is not cleared", space.number)
         # It waits itself, but not when the storage says at once that it cannot tell.
         await daemon.clock.sleep(SETTLE_RETRY_S)
     await _logged(space, lockspace.link.clear())

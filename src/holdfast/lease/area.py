@@ -71,16 +71,17 @@ def _differing(here: int, there: int, stride: int, sector_size: int, first: int,
     memcmp = _memcmp
     found: list[int] = []
     end = (first + count) * sector_size
+    finest_step = _FINEST if sector_size < _FINEST else sector_size
     for coarse in range(first * sector_size, end, _COARSE):
         coarse_end = min(coarse + _COARSE, end)
         if not memcmp(here + coarse, there + stride * coarse, coarse_end - coarse):
             continue
         for fine in range(coarse, coarse_end, _FINE):
-            fine_end = min(fine + _FINE, coarse_end)
+            fine_end = fine + _FINE if fine + _FINE < coarse_end else coarse_end
             if not memcmp(here + fine, there + stride * fine, fine_end - fine):
                 continue
-            for finest in range(fine, fine_end, max(_FINEST, sector_size)):
-                finest_end = min(finest + max(_FINEST, sector_size), fine_end)
+            for finest in range(fine, fine_end, finest_step):
+                finest_end = finest + finest_step if finest + finest_step < fine_end else fine_end
                 if not memcmp(here + finest, there + stride * finest, finest_end - finest):
                     continue
                 for position in range(finest, finest_end, sector_size):

@@ -18,7 +18,7 @@ MAX_POOLED_BYTES = 4 * 1024 * 1024
 class Buffer:
     """`size` bytes of zeroed, page-aligned memory: `view` for Python, `address` for system calls."""
 
-    __slots__ = ("_borrowed", "_map", "_pins", "_pool", "address", "size", "view")
+    __slots__ = ("_map", "_pins", "_pool", "address", "lent", "size", "view")
 
     def __init__(self, size: int, pool: BufferPool | None = None) -> None:
         self.size = (size + PAGE - 1) // PAGE * PAGE
@@ -27,7 +27,7 @@ class Buffer:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._pool = pool
         self._pins = 0
-        self._borrowed = True
+        self.lent = True
 
     def pin(self) -> None:
         """An I/O starts to use the memory."""
@@ -36,23 +36,19 @@ class Buffer:
     def unpin(self) -> None:
         """The kernel is done with it."""
         self._pins -= 1
-        if not self._pins and not self._borrowed:
+        if not self._pins and not self.lent:
             self._return()
 
     def release(self) -> None:
         """The borrower is done with it; must not touch `view` afterwards. Releasing twice is a mistake."""
-        assert self._borrowed
-        self._borrowed = False
+        assert self.lent
+        self.lent = False
         if not self._pins:
             self._return()
 
     def _return(self) -> None:
         if self._pool is not None:
             self._pool.take_back(self)
-
-    def lend(self) -> None:
-        """The pool hands it out again."""
-        self._borrowed = True
 
     def __enter__(self) -> Buffer:
         return self
@@ -76,14 +72,17 @@ class BufferPool:
         if free:
             buffer = free.pop()
             self._pooled_bytes -= rounded
-            buffer.lend()
+            buffer.lent = True
             return buffer
         return Buffer(rounded, self)
 
     def take_back(self, buffer: Buffer) -> None:
         """Called by a buffer that neither a borrower nor the kernel uses any more."""
         if self._pooled_bytes + buffer.size <= self._max_pooled_bytes:
-            self._free.setdefault(buffer.size, []).append(buffer)
+            free = self._free.get(buffer.size)
+            if free is None:
+                free = self._free[buffer.size] = []
+            free.append(buffer)
             self._pooled_bytes += buffer.size
 
 

@@ -17,6 +17,10 @@ class InlineEngine:
 
     name = "inline"
 
+    def __init__(self, any_alignment: bool = False) -> None:
+        """`any_alignment`: the files take any memory and need no aligned buffer in between."""
+        self.any_alignment = any_alignment
+
     def submit(self, request: Request) -> None:
         start = request.start
         part = request.buffer.view[start : start + request.length]
@@ -29,6 +33,14 @@ class InlineEngine:
         except OSError as error:
             result = -(error.errno or errno.EIO)
         request.complete(result)
+
+    def read(self, fd: int, offset: int, length: int) -> bytes:
+        """A small read without a buffer in between: memory asks for no alignment. OSError."""
+        return os.pread(fd, length, offset)
+
+    def write(self, fd: int, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Bytes written. OSError."""
+        return os.pwrite(fd, data, offset)
 
     def poll(self) -> None:
         """Nothing is ever outstanding."""

@@ -29,6 +29,9 @@ _SYS_OPENAT2: Final = 437  # the same number on all machines
 _RESOLVE_CACHED: Final = 0x20
 _STATX_BYTES: Final = 256
 _STATX_DIO_OFFSET_ALIGN: Final = 156
+_STATX_IDENTITY: Final = struct.Struct("=H2xQ88x4I")
+"""From byte 28: mode, inode, device numbers of the node and of the file system."""
+_CACHED_PATH_ONLY: Final = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
 SUPPORTED_BLOCK_SIZES: Final = (512, 4096)
 
 # f_type of statfs(2), linux/magic.h
@@ -72,8 +75,7 @@ def identify_from_cache(path: str) -> tuple[int, ...] | None:
 
     None: not everything is in memory, or it is not storage, or the kernel is older than 5.12. Ask `identify`.
     """
-    how = struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
-    fd = _libc.syscall(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), how, len(how))
+    fd = _libc.syscall(_SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), _CACHED_PATH_ONLY, len(_CACHED_PATH_ONLY))
     if fd < 0:
         return None
     try:
@@ -83,9 +85,7 @@ def identify_from_cache(path: str) -> tuple[int, ...] | None:
         os.close(fd)
     if found is None:
         return None
-    (mode,) = struct.unpack_from("H", found, 28)
-    (inode,) = struct.unpack_from("Q", found, 32)
-    rdev_major, rdev_minor, dev_major, dev_minor = struct.unpack_from("4I", found, 128)
+    mode, inode, rdev_major, rdev_minor, dev_major, dev_minor = _STATX_IDENTITY.unpack_from(found, 28)
     if stat.S_ISBLK(mode):
         return (os.makedev(rdev_major, rdev_minor),)
     if stat.S_ISREG(mode):

@@ -92,7 +92,7 @@ class DeviceRegistry:
         self._closed = False
         self._aio: AioEngine | None = None
         self._aio_is_missing = False
-        self._inline = InlineEngine()
+        self._inline = InlineEngine(any_alignment=True)
         self._by_key: dict[Key, _Entry] = {}
         self._entries: dict[Device, _Entry] = {}
         self._writes: dict[tuple[tuple[int, ...], Faults | None], Writes] = {}

@@ -67,6 +67,19 @@ def test_the_delay_before_the_check_is_that_of_the_previous_record() -> None:
     play(scenario)
 
 
+def test_a_long_delay_of_the_previous_owner_does_not_use_up_our_own_lease() -> None:
+    async def scenario(site: Site) -> None:
+        site.poke_host(1, FREE_HOST._replace(io_timeout=60))
+        space = site.host(1)
+        await space.join()
+        assert space.check() is Health.OK
+        assert space.clock.now() - space.last_success < 1
+        assert site.peek_host(1).timestamp == space.last_success
+        await space.renew()
+
+    play(scenario)
+
+
 def test_an_id_used_by_another_name_is_waited_out() -> None:
     async def scenario(site: Site) -> None:
         used = FREE_HOST._replace(timestamp=5, owner_id=1, owner_generation=4, resource_name="other", io_timeout=3)

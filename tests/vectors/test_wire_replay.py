@@ -59,7 +59,10 @@ ON_PURPOSE: dict[str, dict[str, str]] = {
         "register_twice_held": "the second REGISTER is ignored",
         "rel_all_9": "the same",
     },
-    "05": {},
+    "05": {
+        "rindex_create": "a name that exists is refused (-17): two hosts could each own one of its two leases",
+        "rindex_lookup": "follows from rindex_create: the first free slot is one earlier",
+    },
     "06": {"command2": "recorded with processes that died; here all clients are one process"},
     "08": {},
 }

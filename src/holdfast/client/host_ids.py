@@ -49,22 +49,27 @@ async def read_membership(path: str, offset: int, space: str | None = None) -> M
     """Read the lockspace area at `path`, `offset`. LeaseError as the first record says, -202 or -errno for I/O."""
     # Storage engines are loaded by who reads storage, not by every user of the client.
     from holdfast.lease.verify import verify_delta
-    from holdfast.storage import close_disk, open_disk
+    from holdfast.storage import DeviceRegistry
 
     where = f"lockspace at {path}:{offset}"
+    # Not the shared registry: a descriptor that lingers would be closed when the storage hangs, perhaps, and the
+    # kernel would hold this process at its end, which then is the runner of a command that lost its lease.
+    registry = DeviceRegistry(linger_s=0)
     try:
-        disk = await open_disk(path, timeout_s=READ_TIMEOUT_S)
+        disk = await registry.open(path, READ_TIMEOUT_S)
         try:
             head = await disk.read(offset, HEAD_BYTES, READ_TIMEOUT_S)
             first = verify_delta(head, space)
             geometry = from_record(first.sector_size, first.flags)
             area = memoryview(await disk.read(offset, geometry.align_size, READ_TIMEOUT_S))
         finally:
-            close_disk(disk)
+            registry.release(disk)
     except StorageError as error:
         raise LeaseError(storage_code(error), where) from error
     except LeaseError as error:
         raise LeaseError(error.code, f"{where}: {error.detail}") from error
+    finally:
+        registry.close()
     size = geometry.sector_size
     leaders: list[tuple[int, Leader]] = []
     damaged = set()

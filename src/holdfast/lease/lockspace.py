@@ -282,6 +282,12 @@ class Lockspace:
                 Code.HOSTID_BUSY,
                 f"lockspace {self.name}: host id {self.host_id} was taken by {record.resource_name!r} meanwhile",
             )
+        if self.clock.now() - timestamp >= timing.warn_after(self.io_timeout):
+            # The delay was that of the previous owner's io_timeout and may be longer than our own lease lasts.
+            # What was just read is ours: this is a renewal (rule 3), before anybody relies on the old timestamp.
+            timestamp = self._timestamp()
+            written = record._replace(timestamp=timestamp).encode()
+            await self._write_own(written, bytes(0), float(self.io_timeout))
         self._written = written
         self._write_outcome_known = True
         self.generation = record.owner_generation

@@ -151,7 +151,7 @@ async def update_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
-    """As with the original a name may be there twice: its clients count on it (spec 8)."""
+    """A name that exists is refused with -17, unlike the original does: two hosts could each own "it"."""
 
     async def work() -> Rentry:
         wanted, entry = _rindex(call), _rentry(call)
@@ -162,7 +162,6 @@ async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
                 wanted.disk.offset,
                 entry.name,
                 num_hosts=call.header.data2,
-                unique=False,
                 leftover=_leftover(daemon, space),
             )
         return Rentry("", offset)

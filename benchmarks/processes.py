@@ -1,26 +1,17 @@
 """What a process costs, read from /proc: CPU time, memory."""
 
-import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
 
 def cpu_ns(pid: int) -> int:
-    """CPU time of all live threads of `pid` so far, in nanoseconds.
+    """CPU time of all threads of `pid` so far, those that have ended included, in nanoseconds.
 
-    From schedstat (nanosecond resolution); from utime + stime (ticks of usually 10 ms) on kernels without it.
     Kernel threads that complete its I/O are not in it, for either daemon.
     """
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except FileNotFoundError:
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
-            total += (int(fields[11]) + int(fields[12])) * _TICK_NS
-    return total
+    # The clock of another process, as clock_getcpuclockid(3) makes its number.
+    return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from holdfast.storage.errors import DeadlineError, StorageError
 from holdfast.storage.inline import InlineEngine
 from holdfast.storage.registry import AioWithThreads
 from holdfast.storage.threads import LANE_ABANDONED, LANE_QUEUE, LANE_WORKERS, Job, Lane, ThreadPool
+from holdfast.storage.uring import UringEngine
 
 T = TypeVar("T")
 SIZE = 1 << 20
-ENGINES = ("inline", "threads", "aio", "aio-by-call", "aio+threads")
+ENGINES = ("inline", "threads", "aio", "aio-by-call", "aio+threads", "uring", "aio+uring")
 
 
 @asynccontextmanager
@@ -39,7 +40,12 @@ async def opened(path: Path, engine_name: str, block_size: int = 512) -> AsyncIt
         if engine_name == "aio-by-call":
             aio._use_ring = False
     engines: dict[str, Engine] = {"inline": InlineEngine(), "threads": lane}
+    uring = None
+    if engine_name.endswith("uring"):
+        uring = uring_or_skip(loop)
+        engines["uring"] = uring
     if aio is not None:
+        engines["aio+uring"] = AioWithThreads(aio, lane, writes_in_threads=True, uring=uring)
         engines["aio"] = engines["aio-by-call"] = aio
         engines["aio+threads"] = AioWithThreads(aio, lane, writes_in_threads=True)
     flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC
@@ -55,6 +61,15 @@ async def opened(path: Path, engine_name: str, block_size: int = 512) -> AsyncIt
         pool.close()
         if aio is not None:
             aio.close()
+        if uring is not None:
+            uring.close()
+
+
+def uring_or_skip(loop: asyncio.AbstractEventLoop) -> UringEngine:
+    try:
+        return UringEngine(loop, 32)
+    except OSError as error:
+        pytest.skip(f"no io_uring in this kernel or sandbox: {error}")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from holdfast.storage.faults import Faults, FaultyEngine
 from holdfast.storage.inline import InlineEngine
 from holdfast.storage.opening import Opened, identify, identify_from_cache, open_storage
 from holdfast.storage.threads import Job, Lane, ThreadPool
+from holdfast.storage.uring import UringEngine
 
 MAX_OPEN_DEVICES: Final = 1024
 """Devices that a registry holds, lingering ones included; beyond it EMFILE."""
@@ -42,23 +43,35 @@ LINGER_S: Final = 5.0
 
 
 class AioWithThreads:
-    """AIO, with threads for what could block the loop inside `io_submit` (see device choice in `aio`)."""
+    """AIO, with another engine for what could block the loop inside `io_submit` (see device choice in `aio`)."""
 
     name = "aio"
 
-    def __init__(self, aio: AioEngine, lane: Lane, writes_in_threads: bool) -> None:
+    def __init__(
+        self, aio: AioEngine, lane: Lane, writes_in_threads: bool, uring: UringEngine | None = None
+    ) -> None:
+        """`writes_in_threads`: writes go to `uring` if there is one, else to threads."""
         self._aio = aio
         self._lane = lane
         self._writes_in_threads = writes_in_threads
+        self._uring = uring
 
     def submit(self, request: Request) -> None:
-        if request.is_write and self._writes_in_threads:
-            self._lane.submit(request)
-        else:
+        if not request.is_write or not self._writes_in_threads:
             self._aio.submit(request, self._lane)
+            return
+        if self._uring is not None:
+            try:
+                self._uring.submit(request)
+                return
+            except OSError:
+                pass  # Full, or the kernel is short of memory: a thread can do it as well.
+        self._lane.submit(request)
 
     def poll(self) -> None:
         self._aio.poll()
+        if self._uring is not None:
+            self._uring.poll()
 
     def overdue(self, request: Request) -> bool:
         return self._lane.overdue(request)
@@ -92,6 +105,8 @@ class DeviceRegistry:
         self._closed = False
         self._aio: AioEngine | None = None
         self._aio_is_missing = False
+        self._uring: UringEngine | None = None
+        self._uring_is_missing = False
         self._inline = InlineEngine(any_alignment=True)
         self._by_key: dict[Key, _Entry] = {}
         self._entries: dict[Device, _Entry] = {}
@@ -209,8 +224,19 @@ class DeviceRegistry:
         if opened.engine == "aio":
             aio = self._aio_engine()
             if aio is not None:
-                return AioWithThreads(aio, lane, writes_in_threads=not opened.is_block_device)
+                if opened.is_block_device:
+                    return AioWithThreads(aio, lane, writes_in_threads=False)
+                return AioWithThreads(aio, lane, writes_in_threads=True, uring=self._uring_engine())
         return lane
+
+    def _uring_engine(self) -> UringEngine | None:
+        if self._uring is None and not self._uring_is_missing:
+            try:
+                self._uring = UringEngine(self._loop)
+            except OSError as error:
+                self._uring_is_missing = True
+                _log.info("no io_uring, threads write to files instead: %s", error)
+        return self._uring
 
     def _aio_engine(self) -> AioEngine | None:
         if self._aio is None and not self._aio_is_missing:
@@ -307,6 +333,9 @@ class DeviceRegistry:
         if self._aio is not None:
             self._aio.close()
             self._aio = None
+        if self._uring is not None:
+            self._uring.close()
+            self._uring = None
 
 
 def _identify(path: str) -> tuple[int, ...] | None:

@@ -28,7 +28,7 @@ MAX_THREADS: Final = 128
 IDLE_S: Final = 2.0
 """A thread that had nothing to do for so long ends. Starting threads for each burst costs ten times the I/O."""
 
-LANE_WORKERS: Final = 4
+LANE_WORKERS: Final = 8
 """Calls of one lane that run at a time and are not overdue."""
 
 LANE_ABANDONED: Final = 4

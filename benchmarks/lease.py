@@ -197,7 +197,7 @@ def _pairs(sides: Sequence[Side], medium: Medium, num_hosts: int, effort: Effort
 
     _progress(f"{where}: I/O of a pair")
     counts = {side.name: measure.pair_io(side, medium, num_hosts) for side in sides}
-    yield _row(where, "reads and writes of a pair", "", {name: c.reads + c.writes for name, c in counts.items()})
+    yield _row(where, "reads and writes of a pair", "", {name: c.requests for name, c in counts.items()})
     yield _row(where, "read by a pair", "KiB", {name: c.read_bytes / 1024 for name, c in counts.items()})
     yield _row(where, "written by a pair", "KiB", {name: c.written_bytes / 1024 for name, c in counts.items()})
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdfast.storage.buffers import Buffer
+from holdfast.storage.deadlines import deadlines_of
 from holdfast.storage.disk import Permit
 
 
@@ -76,11 +77,12 @@ class Request:
         assert self.waiter is None
         loop = asyncio.get_running_loop()
         self.waiter = waiter = loop.create_future()
-        timer = loop.call_later(timeout_s, set_result, waiter)
+        deadlines = deadlines_of(loop)
+        deadlines.start(waiter, timeout_s)
         try:
             await waiter
         finally:
-            timer.cancel()
+            deadlines.stop()
             self.waiter = None
         return self.result is not None
 

@@ -42,6 +42,10 @@ LINGER_S: Final = 5.0
 """An unused device stays open this long: the next command on the same lease finds it open."""
 
 
+LONG_READ_BYTES: Final = 128 * 1024
+"""From here on setting up a read costs so much that a kernel worker does it, where there is io_uring."""
+
+
 class AioWithThreads:
     """AIO, with another engine for what could block the loop inside `io_submit` (see device choice in `aio`)."""
 
@@ -57,7 +61,8 @@ class AioWithThreads:
         self._uring = uring
 
     def submit(self, request: Request) -> None:
-        if not request.is_write or not self._writes_in_threads:
+        by_workers = self._writes_in_threads if request.is_write else request.length >= LONG_READ_BYTES
+        if not by_workers or (self._uring is None and not request.is_write):
             self._aio.submit(request, self._lane)
             return
         if self._uring is not None:

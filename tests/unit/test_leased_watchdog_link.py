@@ -25,10 +25,19 @@ class FakeWdmd:
         self.knows_open = knows_open
         self.told: list[tuple[int, int, int, str]] = []
         self.connections = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def close(self) -> None:
+        """End the connections that the other side still has open."""
+        for writer in list(self._writers):
+            writer.close()
+        while self.connections:
+            await asyncio.sleep(0.01)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        self._writers.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 raw = await reader.readexactly(link.MESSAGE_SIZE)
                 fields = struct.unpack("=IIIIIIQQQ128s", raw)
@@ -38,6 +47,7 @@ class FakeWdmd:
                     reply = [*fields[:5], self.fire_timeout, *fields[6:]]
                     writer.write(struct.pack("=IIIIIIQQQ128s", *reply))
         writer.close()
+        self._writers.discard(writer)
         self.connections -= 1
 
     def commands(self) -> list[int]:
@@ -52,6 +62,7 @@ async def wdmd(path: Path, fire_timeout: int = 60, knows_open: bool = True) -> A
         yield fake
     finally:
         server.close()
+        await fake.close()
         await server.wait_closed()
 
 

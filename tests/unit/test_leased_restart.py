@@ -50,7 +50,8 @@ def hold(run_dir: Path, lease: wire.Resource) -> subprocess.Popen[bytes]:
     arguments = [str(run_dir / "sanlock.sock"), "LS", lease.name, lease.disks[0].path, "0", "1", "0"]
     child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE)
     assert child.stdout is not None
-    assert child.stdout.readline() == b"0\n"
+    with child.stdout as said:
+        assert said.readline() == b"0\n"
     return child
 
 

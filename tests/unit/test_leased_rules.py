@@ -90,17 +90,17 @@ def test_killpath_has_at_most_eight_arguments_and_the_pid_is_last() -> None:
 
 
 def test_a_process_that_is_gone_is_never_signalled() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    process = Process(child.pid)
-    assert process.signal(0) == 0
-    assert not process.is_gone()
-    assert process.start == start_time(child.pid)
-    child.kill()
-    child.wait()
-    assert process.is_gone()
-    assert process.signal(signal.SIGKILL) != 0
-    process.close()
-    assert Process(child.pid).signal(0) != 0
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        process = Process(child.pid)
+        assert process.signal(0) == 0
+        assert not process.is_gone()
+        assert process.start == start_time(child.pid)
+        child.kill()
+        child.wait()
+        assert process.is_gone()
+        assert process.signal(signal.SIGKILL) != 0
+        process.close()
+        assert Process(child.pid).signal(0) != 0
 
 
 def test_client_slots_are_reused_from_the_lowest() -> None:

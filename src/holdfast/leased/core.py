@@ -339,7 +339,7 @@ class LeaseDaemon:
         close = False
         try:
             outcome = _handler(entry, call.header)(self, call)
-            reply = await outcome if isinstance(outcome, Awaitable) else outcome
+            reply = outcome if outcome is None or isinstance(outcome, bytes) else await outcome
         except (LeaseError, wire.FormatError) as error:
             log.info("%s: %s", entry.command.name.lower(), error)
             reply = wire.encode_reply(call.header, error.code)

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import signal
+from functools import lru_cache
 from typing import Final
 
 from holdfast.lease.errors import Code, LeaseError
@@ -70,6 +71,17 @@ def replay(text: str) -> dict[str, set[Holder]]:
 
 def _quote(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").hex()
+
+
+# The same few processes take and drop leases all day.
+@lru_cache(maxsize=1024)
+def _line(word: str, space_name: str, holder: Holder) -> str:
+    return f"{word} {_quote(space_name)} {holder[0]} {holder[1]}"
+
+
+@lru_cache(maxsize=1024)
+def _bytes_of(line: str) -> bytes:
+    return (line + "\n").encode("ascii")
 
 
 def _unquote(text: str) -> str:
@@ -130,7 +142,7 @@ class RunRecord:
             if self._bytes > REWRITE_BYTES:
                 self._rewrite()
                 return True
-            data = (line + "\n").encode("ascii")
+            data = _bytes_of(line)
             written = os.write(self._fd, data)
         except OSError as error:
             log.error("%s: %s", self._path, error)
@@ -178,7 +190,7 @@ class RunRecord:
     def _count(self, space_name: str, holder: Holder) -> bool:
         holders = self._spaces.setdefault(space_name, {})
         count = holders.get(holder, 0)
-        if not count and not self._append(f"hold {_quote(space_name)} {holder[0]} {holder[1]}"):
+        if not count and not self._append(_line("hold", space_name, holder)):
             return False
         holders[holder] = count + 1
         return True
@@ -190,7 +202,7 @@ class RunRecord:
         holders[holder] -= 1
         if not holders[holder]:
             del holders[holder]
-            self._append(f"drop {_quote(space_name)} {holder[0]} {holder[1]}")
+            self._append(_line("drop", space_name, holder))
 
     async def prove_gone(self, space_name: str) -> bool:
         """Whether nothing of the previous run uses the lockspace any more: kills what does, and looks.

@@ -345,8 +345,12 @@ class Invariants:
                 ledger.put_back.add(place.resource)
                 ledger.counts.add("leaders put back by late help for a gone owner")
                 return
-            by_original = not machine.ours or (
-                new.lver < old.lver and any((place.resource, v) in self._helped for v in (new.lver, old.lver))
+            # On a spoiled resource an original's late write may have changed the leader while our write, which was
+            # right when it was submitted, was under way.
+            by_original = (
+                not machine.ours
+                or place.resource in ledger.spoiled
+                or (new.lver < old.lver and any((place.resource, v) in self._helped for v in (new.lver, old.lver)))
             )
             if not by_original:
                 raise ledger.violation(f"the leader went back: {what}")

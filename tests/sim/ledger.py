@@ -186,7 +186,10 @@ class Ledger:
         ):
             self.spoil(newcomer.host, process.resource, "overlooked a shared mark that is on the disk")
         if process.resource in self.spoiled:
-            self.counts.add("double owners made by originals")
+            ours = newcomer.ours or other.incarnation.ours
+            self.counts.add(
+                "double owners made by originals" + (", a host of ours is one of them" if ours else "")
+            )
             return
         raise self.violation(
             f"{process.resource}: {process.incarnation.host} "

@@ -31,7 +31,6 @@ from holdfast.storage.buffers import POOL
 from holdfast.storage.disk import Disk
 from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
 
-ENOENT = -2
 EINVAL = -22
 ENOSPC = -28
 

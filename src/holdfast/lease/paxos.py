@@ -40,7 +40,6 @@ MAX_BALLOT_TRIES = 1000
 """Tries of one ballot before it gives up with the error that made it retry; half a minute of contention."""
 
 _U64 = (1 << 64) - 1
-_SECTOR_MAX = 4096
 
 
 class Target(NamedTuple):

@@ -98,7 +98,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages and statistics: "aio", "threads", "inline"."""
+        """For messages and statistics: "aio", "uring", "threads", "inline"."""
         ...
 
     def submit(self, request: Request) -> None:

@@ -13,14 +13,8 @@ from pathlib import Path
 
 import pytest
 
-import holdfast
-from holdfast.client.addresses import IndexAddress, LeaseAddress, SpaceAddress
 from holdfast.client.daemon import Daemon
-from holdfast.client.errors import ClientError, LeaseLost, NotAcquired
-from holdfast.client.host_ids import choose_host_id, read_membership
-from holdfast.client.registration import Registration
-from holdfast.client.space import SpaceRequest, ensure_joined, make_space_file
-from holdfast.leased import wire
+from holdfast.client.space import make_space_file
 from tests.interop.conftest import StartHost
 from tests.interop.hosts import Host, daemon_environment, wait_until
 
@@ -42,103 +36,29 @@ def start_host(request: pytest.FixtureRequest) -> StartHost:
     return start
 
 
+def in_process_of_its_own(scene: str, *arguments: object) -> None:
+    """Run a function of client_scenes.py in a process that the daemon may kill: it registers with a daemon."""
+    command = [sys.executable, "-m", "tests.interop.client_scenes", scene, *map(str, arguments)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=2 * LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_commands(directory: Path, start_host: StartHost) -> None:
     host = start_host("alpha")
-    path = made(host, directory)
-
-    async def body() -> None:
-        client = Daemon(host.run_dir)
-        assert not await make_space_file(client, Path(path), "web", IO_TIMEOUT_S)
-        assert await client.version() == (3, 8, 5)
-        space = await ensure_joined(client, SpaceRequest("web", path))
-        assert (space.host_id, space.io_timeout, space.generation) == (1, IO_TIMEOUT_S, 1)
-        address = SpaceAddress("web", 1, path, 0)
-        assert await client.lockspace_joined(address) is True
-        index = IndexAddress("web", path, 1 << 20)
-        offset = await client.create_resource(index, "r")
-        assert (await client.lookup(index, "r")).offset == offset
-        assert (await client.lookup(index, offset=offset)).name == "r"
-        lease = LeaseAddress("web", "r", (wire.Disk(path, offset),))
-        async with await Registration.open(host.run_dir) as registration:
-            await registration.killpath("/bin/true", "a b")
-            await registration.acquire(lease, owner_name="tester")
-            assert [(held.name, held.lver) for held in await registration.inquire()] == [("r", 1)]
-            with pytest.raises(NotAcquired) as caught:
-                await registration.acquire(lease, owner_name="tester")
-            assert caught.value.code == -17
-            await registration.convert(lease, shared=True)
-            await registration.convert(lease, shared=False)
-            status = await client.status()
-            assert [client.name for client in status.clients if client.pid == os.getpid()] == ["tester"]
-            assert [(item.name, item.pid, item.state) for item in status.leases] == [("r", os.getpid(), "held")]
-            resource, owners = await client.owners(lease)
-            assert (resource.lver, owners[0].host_id, owners[0].generation) == (2, 1, 1)
-            with pytest.raises(ClientError) as busy:
-                await client.remove_lockspace(address, unused_only=True)
-            assert busy.value.code == -16
-            await registration.release(lease)
-        with pytest.raises(ClientError) as unknown:
-            await client.hosts("other")
-        assert unknown.value.code == -2
-        async with asyncio.timeout(LIMIT_S):
-            # Known from the first renewal on.
-            while not (details := await client.host_details("web")):
-                await asyncio.sleep(0.05)
-        assert [detail.name for detail in details] == ["alpha"]
-        await client.delete_resource(index, "r")
-        with pytest.raises(ClientError, match="not found"):
-            await client.lookup(index, "r")
-        membership = await read_membership(path, 0, "web")
-        assert [(record.host_id, record.name) for record in membership.records] == [(1, "alpha")]
-        assert choose_host_id(membership, "alpha") == 1
-        assert choose_host_id(membership, "beta") == 2
-        await client.remove_lockspace(address)
-        assert (await read_membership(path, 0)).records[0].timestamp == 0
-        assert "web" in await client.log()
-        await client.shutdown()
-
-    asyncio.run(body())
+    in_process_of_its_own("the_commands", host.run_dir, made(host, directory))
 
 
 def test_leases_of_two_hosts(directory: Path, start_real: StartHost) -> None:
     first, second = start_real("alpha"), start_real("beta")
-    path = made(first, directory)
-
-    async def body() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            async with holdfast.Lease("web:r", run_dir=first.run_dir, space_path=path) as lease:
-                assert lease.version == 1
-                with pytest.raises(NotAcquired) as caught:
-                    async with holdfast.Lease("web:r", run_dir=second.run_dir, space_path=path, wait=False):
-                        pytest.fail("two owners")
-                # -247: beta has joined just now and has not seen alpha renew yet.
-                assert caught.value.code in (-243, -247)
-                waiting = asyncio.create_task(
-                    holdfast.Lease("web:r", run_dir=second.run_dir).__aenter__(), name="beta waits"
-                )
-                await asyncio.sleep(0)
-            later = await waiting
-            assert later.version == 2
-            await later.__aexit__(None, None, None)
-
-    asyncio.run(body())
+    in_process_of_its_own("leases_of_two_hosts", first.run_dir, second.run_dir, made(first, directory))
 
 
 def test_a_stopped_daemon_is_no_proof(directory: Path, start_real: StartHost) -> None:
+    # The daemon is killed while stopped: continued, it would kill whoever held the lease.
     host = start_real("alpha")
-    path = made(host, directory)
-
-    async def hold() -> None:
-        async with holdfast.Lease("web:r", run_dir=host.run_dir, space_path=path) as lease:
-            os.kill(host.process.pid, signal.SIGSTOP)
-            assert lease.remaining_s <= 8 * IO_TIMEOUT_S
-            await asyncio.sleep(LIMIT_S)
-
-    try:
-        with pytest.raises(LeaseLost, match="no renewal proven"):
-            asyncio.run(hold())
-    finally:
-        os.kill(host.process.pid, signal.SIGCONT)
+    in_process_of_its_own("stopped_daemon", host.run_dir, made(host, directory), host.process.pid)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from holdfast.cli.output import Parser, add_run_dir
+from holdfast.cli.output import Parser, add_json, add_run_dir, add_space, print_json
+from holdfast.cli.refusal import Refusal
 from holdfast.client.addresses import SpaceAddress
 from holdfast.client.daemon import Daemon
 from holdfast.client.errors import ClientError
@@ -23,18 +24,19 @@ example:
 def parser() -> argparse.ArgumentParser:
     """Options and help."""
     made = Parser("lease remove", "Leave a lockspace.", EPILOG)
-    made.add_argument("space", metavar="SPACE", help="its name")
+    add_space(made, help="its name")
     made.add_argument("--force", action="store_true", help="kill the processes that use its leases (SIGKILL)")
+    add_json(made)
     add_run_dir(made)
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
     """0 when the lockspace is left."""
-    return asyncio.run(_run(Daemon(arguments.run_dir), arguments.space, arguments.force))
+    return asyncio.run(_run(Daemon(arguments.run_dir), arguments.space, arguments.force, arguments.json))
 
 
-async def _run(daemon: Daemon, name: str, force: bool) -> int:
+async def _run(daemon: Daemon, name: str, force: bool, as_json: bool) -> int:
     space = (await daemon.status()).space(name)
     if space is None:
         raise ClientError(-2, f"lockspace {name}", "holdfast lease status shows what is joined")
@@ -44,8 +46,11 @@ async def _run(daemon: Daemon, name: str, force: bool) -> int:
     except ClientError as error:
         if error.code != -16 or force:
             raise
-        raise ClientError(
-            -16, f"leave lockspace {name}: its leases are in use", "end their users, or --force"
+        raise Refusal(
+            -16, f"leases of lockspace {name} are in use", "end their users, or --force", exit_code=1
         ) from None
-    print(f"left lockspace {name}")
+    if as_json:
+        print_json({"lockspace": name, "left": True})
+    else:
+        print(f"left lockspace {name}")
     return 0

@@ -120,7 +120,8 @@ def bash() -> str:
         lines.append(f"        '{_bash_key(path)}') COMPREPLY=($(compgen -W '{names}' -- \"$cur\"));;")
     for leaf in leaves(COMMANDS):
         words = " ".join([*(option.name for option in leaf.options), *leaf.choices])
-        lines.append(f"        '{_bash_key(leaf.path)}'*)")
+        key = _bash_key(leaf.path)
+        lines.append(f"        '{key}'|'{key} '*)")
         lines.append("            case $prev in")
         for option in leaf.options:
             if option.names:
@@ -134,7 +135,9 @@ def bash() -> str:
                 lines.append(f'                {option.name}) COMPREPLY=($(compgen -f -- "$cur")); return;;')
         lines.append("            esac")
         if leaf.names:
-            lines.append(f"            [[ $cur == -* ]] || {{ _holdfast_names {leaf.names}; return; }}")
+            # Where words to choose from come as well, they come behind the name.
+            first = f"$words == '{_bash_key(leaf.path)}' && " if leaf.choices else ""
+            lines.append(f"            [[ {first}$cur != -* ]] && {{ _holdfast_names {leaf.names}; return; }}")
         lines.append(f"            COMPREPLY=($(compgen -W '{words}' -- \"$cur\"));;")
     lines += ["    esac", "}", "complete -o default -F _holdfast holdfast", ""]
     return "\n".join(lines)
@@ -176,7 +179,10 @@ def zsh() -> str:
             lines.append(
                 f"        '{option.name}[{_zsh_quoted(option.help)}]{value if option.takes_value else ''}' \\"
             )
-        if leaf.names or leaf.choices:
+        if leaf.names and leaf.choices:
+            lines.append(f"        '1:value:{_zsh_values(leaf.names, ())}' \\")
+            lines.append(f"        '2:value:{_zsh_values('', leaf.choices)}'")
+        elif leaf.names or leaf.choices:
             lines.append(f"        '*:value:{_zsh_values(leaf.names, leaf.choices)}'")
         else:
             lines.append("        '*::command:_normal'")

@@ -1,4 +1,4 @@
-"""`holdfast lease ...` with daemons in processes of their own: Holdfast's, and the original where it serves too."""
+"""`holdfast lease ...` with daemons in processes of their own: ours, and the original where it serves too."""
 
 from __future__ import annotations
 

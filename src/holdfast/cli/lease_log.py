@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from holdfast.cli.output import (
     Parser,
+    Progress,
     add_json,
     add_run_dir,
     bounded,
@@ -59,7 +60,9 @@ async def _run(daemon: Daemon, arguments: argparse.Namespace) -> int:
             added, lost = new_part(before, dump)
             before = dump
             if lost:
-                print("... lines were lost: more than a MiB was logged since the last look ...", flush=True)
+                Progress("holdfast lease log").say(
+                    "lines were lost: more than a MiB was logged since the last look"
+                )
             lines = [parse_line(line) for line in added.split("\n") if line]
             names = space_numbers(lines, {**names, **await _known(daemon)} if lines else names)
             chosen = [line for line in lines if _wanted(line, names, arguments.lockspace)]

@@ -106,5 +106,12 @@ async def _orphans(daemon: Daemon, arguments: argparse.Namespace) -> dict[str, o
     pid = wire.SELF_PID if arguments.pid is None else arguments.pid
     count = 0
     for space, resource in arguments.lease:
-        count += await daemon.release_orphans(space, resource, pid=pid)
+        try:
+            count += await daemon.release_orphans(space, resource, pid=pid)
+        except ClientError as error:
+            if error.code != -16 or arguments.pid is not None:
+                raise
+            raise ClientError(
+                -16, error.detail, "sanlock's own daemon wants the --pid of any registered process for this"
+            ) from None
     return {"orphans": count}

@@ -73,6 +73,9 @@ async def _views(daemon: Daemon, name: str, status: Status, space: SpaceStatus |
         seen = space.last_success if own else detail.last_live or detail.last_check
         stamp = space.last_success if own and space.last_success else detail.timestamp
         known = Life(life) if life in Life.__members__ else Life.UNKNOWN
+        if own and space.failing:
+            # To itself a host is always LIVE; its lockspace tells better.
+            known = Life.FAIL
         views[detail.host_id] = HostView(
             detail.host_id,
             status.host_name if own else detail.name,

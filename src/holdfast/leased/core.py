@@ -240,7 +240,11 @@ class LeaseDaemon:
         self._bury(client)
 
     def _bury(self, client: Client) -> None:
-        lease_commands.release_after_death(self, client)
+        try:
+            lease_commands.release_after_death(self, client)
+        except Exception:
+            # Its leases stay held by this host, which is safe; STATUS shows them.
+            log.exception("client %d: releasing its leases failed unexpectedly", client.ci)
         self.clients.remove(client)
 
     def detach(self, connection: Connection) -> socket.socket:
@@ -388,7 +392,8 @@ class LeaseDaemon:
     def _shutdown_wait(self, call: Call) -> bytes | None:
         if not call.header.data and not self.forced_shutdown and len(self.spaces):
             return wire.encode_reply(call.header, EBUSY)
-        self._shutdown_waiters.append(call.connection)
+        if call.connection not in self._shutdown_waiters:
+            self._shutdown_waiters.append(call.connection)
         if call.header.data:
             self.shutdown_forced()
         else:
@@ -439,7 +444,13 @@ class LeaseDaemon:
             some = [self._to_examine[i] for i in range(min(MAX_EXAMINED_AT_ONCE, len(self._to_examine)))]
             for lease in some:
                 lease.to_examine = False
-            await asyncio.gather(*[space_commands.examine_request(self, lease) for lease in some])
+            outcomes = await asyncio.gather(
+                *[space_commands.examine_request(self, lease) for lease in some], return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    # Of that lease alone: the queue must go on, or no request is ever looked at again.
+                    log.error("examine failed unexpectedly", exc_info=outcome)
             for _ in some:
                 self._to_examine.popleft()
 

@@ -427,7 +427,11 @@ class LeaseDaemon:
         lease.device = None
 
     def notice(self, space: Space, notice: Notice) -> None:
-        space_commands.deliver_notice(self, space, notice)
+        try:
+            space_commands.deliver_notice(self, space, notice)
+        except Exception:
+            # The renewal that brought it goes on.
+            log.exception("s%d notice failed unexpectedly", space.number)
 
     def examine(self, leases: Iterable[LocalLease]) -> None:
         """Look at their request blocks in the background, a few at a time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +38,12 @@ SETTLE_RETRY_S: Final = 0.5
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
     """From ADD to the end. The result of the ADD is in `space.added`."""
     log.warning("s%d lockspace %s:%d:%s:%d", space.number, space.name, space.host_id, space.path, space.offset)
-    result = await _join(daemon, space)
+    try:
+        result = await _join(daemon, space)
+    except Exception:
+        # Nobody relies on this lockspace yet, but on others: the daemon goes on.
+        log.exception("s%d joining failed unexpectedly", space.number)
+        result = int(Code.ERROR)
     if result:
         log.error("s%d add_lockspace fail result %d: %s", space.number, result, describe(result))
         await _release_storage(daemon, space)
@@ -48,14 +54,57 @@ async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
     daemon.spaces.move(space, Listed.ACTIVE)
     if not space.removal_wanted:
         _answer_add(space, 0)
-    renewing = asyncio.create_task(space.membership.keep_renewing(), name=f"renew s{space.number}")
+    renewing = asyncio.create_task(_keep_renewing(daemon, space), name=f"renew s{space.number}")
     try:
         await _watch(daemon, space)
         await _leave(daemon, space, renewing)
+    except Exception:
+        log.exception("s%d: unexpected error, its users are killed", space.number)
+        await _end_unwatched(daemon, space, renewing)
     finally:
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         _answer_add(space, ADD_UNDONE)
+
+
+async def _keep_renewing(daemon: LeaseDaemon, space: Space) -> None:
+    """A mistake of ours in what a renewal does besides must not end renewing, least of all in silence."""
+    while True:
+        try:
+            await space.membership.keep_renewing()
+            return
+        except Exception:
+            log.exception("s%d renewing failed unexpectedly", space.number)
+            await daemon.clock.sleep(timing.RENEWAL_RETRY_S)
+
+
+async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
+    """The watching itself has failed: nothing extends the watchdog any more, and all users get SIGKILL.
+
+    What this lets out ends the daemon. It does as little as possible, and nothing that may have failed before.
+    """
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    daemon.alarm.forget(space)
+    space.phase = Phase.FAILING
+    space.renew_fail = True
+    space.membership.fail()
+    while True:
+        users = {token.client for lease in daemon.leases.in_space(space) for token in lease.tokens}
+        living = [client for client in users if not client.pid_dead]
+        if not living and not space.operations:
+            break
+        for client in living:
+            client.kill_count += 1
+            log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
+            if client.process is not None:
+                client.process.signal(signal.SIGKILL)
+        await daemon.clock.sleep(ROUND_S)
+    try:
+        await _leave(daemon, space, renewing)
+    except Exception:
+        # Its name and place stay taken: nobody may join them again in this process.
+        log.exception("s%d is not left: a watchdog that it armed resets this host", space.number)
 
 
 def _answer_add(space: Space, result: int) -> None:
@@ -107,6 +156,10 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
         if isinstance(link, WdmdLink):
             link.close()
         return error.code
+    except Exception:
+        if isinstance(link, WdmdLink):
+            link.close()
+        raise
     return 0
 
 

@@ -32,7 +32,7 @@ MAX_RELEASE_LIST: Final = 4096
 WRITE_STALL_S: Final = 30.0
 """An unregistered client that takes nothing of its reply for this long is cut off."""
 REQUEST_LIMIT_S: Final = 30.0
-"""From the first byte of a request to its last; an unregistered client that needs longer is cut off (spec 21 no. 1)."""
+"""From a request's first byte to its last; an unregistered client that needs longer is cut off (spec 21 no. 1)."""
 
 E2BIG: Final = -7
 ENOMEM: Final = -12
@@ -239,7 +239,9 @@ class Connection:
             self._refuse(header, error.code, payload_at)
             return True
         if taken is None:
-            if header.cmd == Command.RELEASE and not self._reserve(wire.release_count(header) * wire.RESOURCE_SIZE):
+            if header.cmd == Command.RELEASE and not self._reserve(
+                wire.release_count(header) * wire.RESOURCE_SIZE
+            ):
                 self._refuse(header, ENOMEM, payload_at)
                 return True
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import socket
 from collections import deque
@@ -21,7 +22,7 @@ from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
 from holdfast.leased import lease_commands, space_commands, wire
 from holdfast.leased.alarm import Alarm
-from holdfast.leased.clients import ESRCH, Client, ClientTable
+from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
 from holdfast.leased.leases import LeaseTable, LocalLease
@@ -77,7 +78,7 @@ class LeaseDaemon:
         self.host_name = options.host_name or generated_host_name()
         self.uid = options.uid if options.uid is not None else os.geteuid()
         self.gid = options.gid if options.gid is not None else os.getegid()
-        self.clients = ClientTable()
+        self.clients = ClientTable(slots_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self.reserved_slots = (Client(0, -1), Client(1, -1))
         self.reserved_slots[0].name = "helper"
         self.reserved_slots[1].name = "listener"
@@ -91,6 +92,7 @@ class LeaseDaemon:
         self._connections: dict[Client, Connection] = {}
         self._shutdown_waiters: list[Connection] = []
         self._unsent = 0
+        self._accept_failed = False
         self._to_examine: deque[LocalLease] = deque()
         self._listener: socket.socket | None = None
 
@@ -208,10 +210,13 @@ class LeaseDaemon:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:
-                log.error("accept: %s", error)
+                if not self._accept_failed:
+                    log.error("accept: %s", error)
+                self._accept_failed = True
                 self._loop.remove_reader(self._listener.fileno())
                 self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
                 return
+            self._accept_failed = False
             client = self.clients.add(sock.fileno())
             if client is None:
                 # The original accepts, never serves and never closes (spec 21 no. 10).
@@ -373,7 +378,13 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
-        process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        try:
+            process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        except OSError as error:
+            # No descriptor left to hold on to the process: it could not be killed, so it must not get a lease.
+            log.error("client %d cannot be registered, closed: %s", client.ci, error)
+            self.connection_lost(call.connection)
+            return
         self.clients.register(client, process.pid, process)
 
     def _restrict(self, call: Call) -> bytes:

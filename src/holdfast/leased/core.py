@@ -25,6 +25,7 @@ from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
+from holdfast.leased.hangups import Hangups
 from holdfast.leased.leases import LeaseTable, LocalLease
 from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
@@ -104,6 +105,7 @@ class LeaseDaemon:
         self._exit = asyncio.Event()
         self._loop.set_exception_handler(self._on_loop_error)
         self.alarm = Alarm()
+        self._hangups = Hangups(self._loop)
         self._listener = listener
         self.reserved_slots[1].fd = listener.fileno()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -192,7 +194,9 @@ class LeaseDaemon:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
         for connection in list(self._connections.values()):
+            self._hangups.forget(connection.sock)
             connection.close()
+        self._hangups.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
         self.programs.close()
@@ -233,24 +237,45 @@ class LeaseDaemon:
         """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
         client = connection.client
         self._connections.pop(client, None)
+        self._hangups.forget(connection.sock)
         connection.close()
         if not client.registered:
             self.clients.remove(client)
             return
-        if client.kill_count:
-            log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
-        self.clients.forget_pid(client)
+        self._note_death(client)
         if client.cmd_active:
             return  # A command of another connection acts on it; `_serve` cleans up (spec 6.3).
         self._bury(client)
 
+    def _note_death(self, client: Client) -> None:
+        if client.pid_dead:
+            return
+        if client.kill_count:
+            log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
+        self.clients.forget_pid(client)
+        for space in {token.local.space for token in client.held()}:
+            space.wake()
+
+    def _hung_up(self, connection: Connection) -> None:
+        """A registered process died while its own command runs: it uses nothing any more (spec 6.3).
+
+        Its slot stays until the command has ended, which bounds how many commands of the dead there can be.
+        """
+        client = connection.client
+        self._note_death(client)
+        if not client.cmd_active:
+            self._release_leases_of(client)
+
     def _bury(self, client: Client) -> None:
+        self._release_leases_of(client)
+        self.clients.remove(client)
+
+    def _release_leases_of(self, client: Client) -> None:
         try:
             lease_commands.release_after_death(self, client)
         except Exception:
             # Its leases stay held by this host, which is safe; STATUS shows them.
             log.exception("client %d: releasing its leases failed unexpectedly", client.ci)
-        self.clients.remove(client)
 
     def detach(self, connection: Connection) -> socket.socket:
         """Its socket lives on as an event descriptor; the client slot is free again."""
@@ -331,6 +356,8 @@ class LeaseDaemon:
         waiting = step(self._run(verdict, call))
         if waiting is not None:
             self._tasks.create_task(waiting, name=verdict.command.name)
+            if client.registered:
+                self._hangups.watch(connection.sock, lambda: self._hung_up(connection))
 
     def _answer(self, entry: Entry, call: Call) -> bytes | None:
         """A command of the main loop: nothing in it waits."""
@@ -357,18 +384,26 @@ class LeaseDaemon:
             reply = wire.encode_reply(call.header, ERROR)
             # Some clients wait for a body after any result; the end of the connection tells them.
             close = True
+        connection = call.connection
+        if connection.client.registered:
+            self._hangups.forget(connection.sock)
         if entry.context is Context.REGISTERED:
             self._end_command(call)
+        if connection.client.pid_dead and not connection.closed:
+            self.connection_lost(connection)  # What it had sent besides is not served: nobody is there.
         if reply is not None:
-            call.connection.reply(reply, close=close)
-        call.connection.resume()
+            connection.reply(reply, close=close)
+        connection.resume()
 
     def _end_command(self, call: Call) -> None:
         target = call.target
         target.cmd_active = 0
-        if target.pid_dead:
+        if target.pid_dead and target is not call.connection.client:
             # It died while another connection's command acted on it.
-            self._bury(target)
+            if target in self._connections:
+                self._release_leases_of(target)  # A command of its own still runs and keeps the slot.
+            else:
+                self._bury(target)
 
     # -- commands about the connection or the daemon itself ------------------------------------------------
 

@@ -32,7 +32,9 @@ MAX_RELEASE_LIST: Final = 4096
 WRITE_STALL_S: Final = 30.0
 """An unregistered client that takes nothing of its reply for this long is cut off."""
 REQUEST_LIMIT_S: Final = 30.0
-"""From a request's first byte to its last; an unregistered client that needs longer is cut off (spec 21 no. 1)."""
+"""From a request's first byte to its last; an unregistered client that needs longer is cut off (spec 21 no. 1).
+
+So is one whose last header was bad, since it waits for an answer that never comes (21 no. 4)."""
 
 E2BIG: Final = -7
 ENOMEM: Final = -12
@@ -80,6 +82,7 @@ class Connection:
         "_daemon",
         "_discard_left",
         "_discard_timer",
+        "_ignored",
         "_in",
         "_loop",
         "_out",
@@ -120,6 +123,7 @@ class Connection:
         self._stall_timer: asyncio.TimerHandle | None = None
         self._request_timer: asyncio.TimerHandle | None = None
         self._reserved = 0
+        self._ignored = False
         loop.add_reader(sock.fileno(), self._readable)
 
     # -- in ------------------------------------------------------------------------------------------------
@@ -161,8 +165,8 @@ class Connection:
         if self._at:
             del self._in[: self._at]
             self._at = 0
-        if incomplete or self._request_timer is not None:
-            self._limit_request(incomplete)
+        if incomplete or self._ignored or self._request_timer is not None:
+            self._limit_request(incomplete or self._ignored)
 
     def _serve_complete(self) -> bool:
         """True when a part of a request is left over, and only its rest is waited for."""
@@ -178,12 +182,13 @@ class Connection:
             if not self._take_request():
                 return True
             served += 1
-            self._stop_request_timer()
+            if not self._ignored:
+                self._stop_request_timer()
         return False
 
-    def _limit_request(self, incomplete: bool) -> None:
+    def _limit_request(self, waits: bool) -> None:
         """Bytes that trickle do not prolong it. A registered process is never cut off: that would be its death."""
-        if not incomplete or self.closed or self.detached:
+        if not waits or self.closed or self.detached:
             self._stop_request_timer()
         elif self._request_timer is None and not self.client.registered:
             self._request_timer = self._loop.call_later(REQUEST_LIMIT_S, self._request_too_slow)
@@ -198,7 +203,7 @@ class Connection:
         if self.closed or self.detached or self.client.registered:
             return
         log.warning(
-            "client %d fd %d: request not complete after %.0f s, closed",
+            "client %d fd %d: no complete request after %.0f s, closed",
             self.client.ci,
             self.client.fd,
             REQUEST_LIMIT_S,
@@ -222,8 +227,15 @@ class Connection:
             verdict = self._daemon.look_at(self, header)
         if verdict is None:
             # Bad headers are dropped in silence, and only the header (spec 5).
+            if not self._ignored and not self.client.restricted & wire.RESTRICT_ALL:
+                log.info(
+                    "client %d fd %d: header ignored: magic %x version %x cmd %d",
+                    *(self.client.ci, self.client.fd, header.magic, header.version, header.cmd),
+                )
+                self._ignored = True
             self._at = payload_at
             return True
+        self._ignored = False
         if isinstance(verdict, int):
             self._refuse(header, verdict, payload_at)
             return True

@@ -43,7 +43,8 @@ EBUSY: Final = -16
 E2BIG: Final = -7
 EINVAL: Final = -22
 
-BACKLOG: Final = 128
+BACKLOG: Final = wire.MAX_CLIENTS
+"""As many as can be served: who connects without blocking is then refused by us, not by the kernel."""
 ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_S: Final = 0.5
 """After running out of descriptors."""

@@ -182,7 +182,41 @@ def test_lockspaces_have_a_bound(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("descriptors", "slots"), [(1 << 20, 1024), (2304, 1024), (1024, 384), (64, MIN_SLOTS)])
+def test_a_crowd_that_formats_keeps_nobody_from_a_lease(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with leased_host(tmp_path) as host:
+            await host.make_space("LS")
+            lease = await host.make_lease("LS", "R")
+            gate, really_open, most, now = asyncio.Event(), host.daemon.open_disk, 0, 0
+
+            async def open_disk(path: str, timeout_s: float) -> object:
+                nonlocal most, now
+                if path.endswith("slow"):
+                    now += 1
+                    most = max(most, now)
+                    await gate.wait()
+                    now -= 1
+                return await really_open(path, timeout_s)
+
+            host.daemon.open_disk = open_disk  # type: ignore[method-assign, assignment]
+            body = wire.resource("LS", "S", [wire.Disk(host.file("slow"))]).encode_with_disks()
+            crowd = [await host.connect() for _ in range(3 * core.MAX_WHOLE_AREAS)]
+            for number, peer in enumerate(crowd):
+                command = Command.WRITE_RESOURCE if number % 2 else Command.READ_RESOURCE_OWNERS
+                await peer.send(wire.encode_request(command, body))
+            await host.until(lambda: most == core.MAX_WHOLE_AREAS)
+            owner = await host.connect(register=True)
+            assert await owner.acquire(lease) == 0
+            assert await owner.release(lease) == 0
+            gate.set()
+            for peer in crowd[1::2]:
+                assert (await peer.reply())[0].data == 0
+            assert most == core.MAX_WHOLE_AREAS
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("descriptors", "slots"), [(1 << 20, 1024), (2560, 1024), (1024, 256), (64, MIN_SLOTS)])
 def test_slots_fit_the_limit_of_open_files(descriptors: int, slots: int) -> None:
     assert slots_for(descriptors) == slots
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FIRST_SLOT: Final = 2
 """Slots 0 and 1 are the helper and the listener in everybody's status output."""
 
-OTHER_DESCRIPTORS: Final = 256
+OTHER_DESCRIPTORS: Final = 512
 """Kept for storage, event connections and the rest when the limit of open files is low."""
 MIN_SLOTS: Final = 32
 

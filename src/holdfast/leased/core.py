@@ -51,6 +51,10 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
+MAX_WHOLE_AREAS: Final = 32
+"""Commands that format or list a whole area at the same time, up to 8 MiB each; further ones wait for their turn.
+
+Lease commands are not among them: they wait for nobody (spec 21 no. 14)."""
 
 
 class Call(NamedTuple):
@@ -95,6 +99,7 @@ class LeaseDaemon:
         self._shutdown_waiters: list[Connection] = []
         self._unsent = 0
         self._accept_failed = False
+        self.whole_areas = asyncio.Semaphore(MAX_WHOLE_AREAS)
         self._to_examine: deque[LocalLease] = deque()
         self._listener: socket.socket | None = None
 

@@ -207,6 +207,7 @@ class _Keeper:
         last = self.lockspace.last_success
         log.error("s%d check_our_lease warning %d last_success %d", self.space.number, int(now) - last, last)
         self.next_warning = now + WARN_EVERY_S
+        self.daemon.helper.ping()
 
     def begin_failing(self) -> None:
         space = self.space
@@ -262,7 +263,7 @@ class _Keeper:
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
         elif kill.signal and client.process is not None:
-            failed = client.process.signal(kill.signal)
+            failed = self.daemon.send_signal(client.process, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
 

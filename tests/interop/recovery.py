@@ -119,6 +119,26 @@ SCENARIOS: Final = {
 }
 
 
+RECORDED_ROLES: Final = {
+    "R1": IGNORES,
+    "R2": KILLPATH_PID,
+    "R3": NO_SIGKILL,
+    "R4": NO_SIGTERM,
+    "R5": KILLPATH_RELEASES,
+}
+"""The holders of the recorded time lines, vectors/wire/07."""
+
+RECORDED: Final = {
+    "freeze": Scenario(tuple(RECORDED_ROLES.values()), Loss.FROZEN),
+    "trunc": Scenario(tuple(RECORDED_ROLES.values()), Loss.TRUNCATED),
+    "corrupt": Scenario(tuple(RECORDED_ROLES.values()), Loss.CORRUPT),
+    "steal": Scenario(tuple(RECORDED_ROLES.values()), Loss.STOLEN),
+    "rem": Scenario(tuple(RECORDED_ROLES.values()), Loss.REMOVED, until_s=4.5),
+    "shut": Scenario(tuple(RECORDED_ROLES.values()), Loss.SHUTDOWN, until_s=4.5),
+}
+"""The same situations, by the mode of the recording."""
+
+
 @dataclass(frozen=True)
 class Event:
     """`at`: seconds after T0. `what`: `TERM`, `KILLPATH args`, `released CODE`, `died SIGNAL`."""
@@ -156,17 +176,26 @@ def run(command: Sequence[str], directory: Path, scenario: Scenario) -> Timeline
         return _Run(host, directory, scenario).run(faults)
 
 
-def run_side_by_side(directory: Path) -> dict[str, tuple[Timeline, Timeline]]:
+SideBySide = dict[str, tuple[Timeline, Timeline]]
+
+
+def run_side_by_side(directory: Path) -> SideBySide:
     """All `SCENARIOS` at the same time, for the original and for ours."""
-    with ThreadPoolExecutor(2 * len(SCENARIOS)) as pool:
+    return run_all(directory, recorded=False)[0]
+
+
+def run_all(directory: Path, recorded: bool = True) -> tuple[SideBySide, dict[str, Timeline]]:
+    """All `SCENARIOS`, for both, and ours in the situations that were `RECORDED`; all at the same time."""
+    runs = {(name, side): scenario for name, scenario in SCENARIOS.items() for side in (SANLOCK, HOLDFAST)}
+    if recorded:
+        runs |= {(mode, HOLDFAST): scenario for mode, scenario in RECORDED.items()}
+    with ThreadPoolExecutor(len(runs)) as pool:
         futures = {
-            name: tuple(
-                pool.submit(run, command, directory / f"{side}{number}", scenario)
-                for side, command in (("s", SANLOCK), ("h", HOLDFAST))
-            )
-            for number, (name, scenario) in enumerate(SCENARIOS.items())
+            (name, side): pool.submit(run, side, directory / str(number), scenario)
+            for number, ((name, side), scenario) in enumerate(runs.items())
         }
-        return {name: (original.result(), ours.result()) for name, (original, ours) in futures.items()}
+    both = {name: (futures[name, SANLOCK].result(), futures[name, HOLDFAST].result()) for name in SCENARIOS}
+    return both, {mode: futures[mode, HOLDFAST].result() for mode in RECORDED if recorded}
 
 
 def describe(events: Sequence[Event]) -> str:

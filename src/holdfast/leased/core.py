@@ -237,6 +237,10 @@ class LeaseDaemon:
         if not client.registered:
             self.clients.remove(client)
             return
+        log.debug(
+            "client_pid_dead %d,%d,%d cmd_active %d suspend %d",
+            *(client.ci, client.fd, client.pid, client.cmd_active, client.suspended),
+        )
         if client.kill_count:
             log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
         self.clients.forget_pid(client)

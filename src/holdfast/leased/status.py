@@ -113,7 +113,7 @@ def _space_item(space: Space) -> StatusItem:
             ("renewal_last_result", lockspace.last_result if lockspace else 0),
             ("acquire_last_attempt", space.acquire_last_attempt),
             ("acquire_last_success", lockspace.history[0].timestamp if lockspace and lockspace.history else 0),
-            ("renewal_last_attempt", lockspace.last_success if lockspace else 0),
+            ("renewal_last_attempt", int(lockspace.last_attempt) if lockspace else 0),
             ("renewal_last_success", lockspace.last_success if lockspace else 0),
         ]
     )

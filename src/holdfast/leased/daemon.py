@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ctypes
 import fcntl
 import gc
@@ -78,6 +79,8 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
         helper = _start_first_helper()
+        # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
+        codecs.lookup("ascii")
         _drop_privileges(options)
         log.warning(
             "sanlock daemon started %s host %s (%s)%s",

@@ -30,8 +30,9 @@ def be_ordinary() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("0")
+        # Bytes: a text file may have to load its codec, and the disk may hang.
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"0")
     except OSError:
         pass  # /proc is hidden: then nothing was lowered either.
 

@@ -255,6 +255,20 @@ def test_a_late_renewal_extends_the_grace_time_but_heals_nothing() -> None:
     in_virtual_time(scene)
 
 
+def test_a_damaged_record_is_acted_on_at_once_and_sigkill_comes_at_the_end_of_the_grace_time() -> None:
+    async def scene() -> None:
+        bed = Bed()
+        _, process = bed.client(KILL)
+        watching = asyncio.create_task(bed.watch(20.0))
+        await bed.until(2.375)
+        bed.spaces[0].membership.corrupt = -223
+        bed.spaces[0].wake()
+        await watching
+        assert process.got == [*((second + 0.375, TERM) for second in range(2, 16)), (16.0, KILL)]
+
+    in_virtual_time(scene)
+
+
 def test_after_a_hundred_attempts_it_is_stuck_until_they_are_gone() -> None:
     async def scene() -> None:
         bed = Bed()

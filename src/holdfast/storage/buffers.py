@@ -25,7 +25,7 @@ class Buffer:
     def __init__(self, size: int, pool: BufferPool | None = None) -> None:
         self.size = (size + PAGE - 1) // PAGE * PAGE
         self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # open(2) on O_DIRECT: a fork makes private memory copy-on-write, and what the kernel reads into it meanwhile
+        # open(2) on O_DIRECT: a fork makes private memory copy-on-write, and what the kernel reads into it then
         # may end in the child's copy. Memory that a child gets as zeros instead is never shared with it.
         self._map.madvise(_MADV_WIPEONFORK)
         self.view = memoryview(self._map)

@@ -158,6 +158,8 @@ class Lockspace:
         self.geometry = Geometry(512, 1024 * 1024)
         self.generation = 0
         self.last_success = 0
+        self.last_attempt = 0.0
+        """When the latest renewal began."""
         self.corrupt = 0
         self.last_result = 0
         self.joined = False
@@ -349,7 +351,7 @@ class Lockspace:
 
     async def renew(self) -> None:
         """One renewal: verify the own record, write it, then look at the others. LeaseError when not renewed."""
-        started = self.clock.now()
+        started = self.last_attempt = self.clock.now()
         try:
             raw, record = await self._read_own_for_renewal()
             self._verify_still_ours(raw, record)

@@ -8,6 +8,7 @@ other hosts' patience, take over. Errors of one command end that command only.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
@@ -26,6 +27,8 @@ from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
 from holdfast.leased.hangups import Hangups
+from holdfast.leased.helper import Helper
+from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.leases import LeaseTable, LocalLease
 from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
@@ -92,6 +95,7 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.helper = Helper(self.clock, start_helper, self.programs.run)
         self.leaving = False
         self.forced_shutdown = False
         self._faults = Faults(options.storage_faults) if options.storage_faults else None
@@ -205,6 +209,7 @@ class LeaseDaemon:
         self._hangups.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
+        self.helper.close()
         self.programs.close()
         self.alarm.close()
         if not len(self.spaces):
@@ -256,6 +261,10 @@ class LeaseDaemon:
     def _note_death(self, client: Client) -> None:
         if client.pid_dead:
             return
+        log.debug(
+            "client_pid_dead %d,%d,%d cmd_active %d suspend %d",
+            *(client.ci, client.fd, client.pid, client.cmd_active, client.suspended),
+        )
         if client.kill_count:
             log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
         self.clients.forget_pid(client)
@@ -516,18 +525,26 @@ class LeaseDaemon:
             number = signal.SIGTERM if lease.restricted & wire.RESTRICT_SIGKILL else signal.SIGKILL
         elif force_mode == wire.REQUEST_GRACEFUL:
             if lease.killpath:
-                self.programs.run(lease.killpath, lease.killargs, 0)
+                self.helper.run_program(lease.killpath, lease.killargs, 0)
                 return
             number = signal.SIGKILL if lease.restricted & wire.RESTRICT_SIGTERM else signal.SIGTERM
         else:
             return
         if client.process is not None:
-            client.process.signal(number)
+            self.send_signal(client.process, number)
 
     def run_killpath(self, client: Client) -> bool:
         """Start the client's killpath. True when it was started (it then counts as sent)."""
         pid = client.pid if client.killpath_wants_pid else 0
-        return self.programs.run(client.killpath, client.killargs, pid)
+        return self.helper.run_program(client.killpath, client.killargs, pid)
+
+    def send_signal(self, process: Process, number: int) -> int:
+        """Signal it ourselves, or by the helper when we may not. 0, or the positive errno."""
+        failed = process.signal(number)
+        if failed == errno.EPERM:
+            self.helper.kill(process, number)
+            return 0
+        return failed
 
 
 def _is_orphan_release(header: Header) -> bool:

@@ -18,7 +18,7 @@ from holdfast.lease.errors import Code, LeaseError, describe, storage_code
 from holdfast.lease.lockspace import Health, Lockspace, NoWatchdog, WatchdogLink
 from holdfast.leased.clients import Client
 from holdfast.leased.leases import Stage
-from holdfast.leased.recovery import MAX_KILLS, ROUND_S, Action, Event, Phase, choose_kill, react
+from holdfast.leased.recovery import MAX_KILLS, NOTHING, ROUND_S, Action, Event, Phase, choose_kill, react
 from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.watchdog_link import WdmdLink
 from holdfast.storage import DeadlineError, StorageError
@@ -164,10 +164,14 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
 
 
 def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
-    last = space.membership.last_success
-    late = daemon.clock.now() - last
+    lockspace = space.membership
     log.error(
-        "s%d renewal error %d, %.1f s after last_success %d: %s", space.number, error.code, late, last, error
+        "s%d renewal error %d delta_length %d last_success %d: %s",
+        space.number,
+        error.code,
+        daemon.clock.now() - lockspace.last_attempt,
+        lockspace.last_success,
+        error,
     )
 
 
@@ -260,6 +264,7 @@ class _Keeper:
         last = self.lockspace.last_success
         log.error("s%d check_our_lease warning %d last_success %d", self.space.number, int(now) - last, last)
         self.next_warning = now + WARN_EVERY_S
+        self.daemon.helper.ping()
 
     def begin_failing(self) -> None:
         space = self.space
@@ -274,7 +279,9 @@ class _Keeper:
         self.drop_unowned()
 
     def begin_removing(self) -> None:
-        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(self.space.removal_wanted))
+        # A forced shutdown wants removal too, but nobody has asked for it by name.
+        marked = self.space.removal_wanted and not self.daemon.forced_shutdown
+        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(marked))
         self.lockspace.close_leases()
         self.drop_unowned()
 
@@ -310,12 +317,14 @@ class _Keeper:
             killpath_sent=client.killpath_sent,
             restricted=client.restricted,
         )
+        if kill == NOTHING:
+            return  # Its killpath has the grace time to itself; the round counts all the same.
         shown = 100 if kill.killpath else kill.signal
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
-        elif kill.signal and client.process is not None:
-            failed = client.process.signal(kill.signal)
+        elif client.process is not None:
+            failed = self.daemon.send_signal(client.process, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
 
@@ -347,6 +356,7 @@ async def _watch(daemon: LeaseDaemon, space: Space) -> None:
 
 async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
     lockspace = space.membership
+    log.info("s%d set thread_stop", space.number)
     lockspace.stop_renewing()
     # No renewal may extend the watchdog after it was cleared; one that hangs is given up, its write stays unknown.
     patience = float(space.io_timeout) if not space.renew_fail else 0.0

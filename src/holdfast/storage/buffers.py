@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from typing import Final
 
 PAGE = mmap.PAGESIZE
+_MADV_WIPEONFORK: Final = 18
 
 MAX_POOLED_BYTES = 4 * 1024 * 1024
 """What a pool keeps for re-use; more is returned to the kernel."""
@@ -23,6 +25,9 @@ class Buffer:
     def __init__(self, size: int, pool: BufferPool | None = None) -> None:
         self.size = (size + PAGE - 1) // PAGE * PAGE
         self._map = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # open(2) on O_DIRECT: a fork makes private memory copy-on-write, and what the kernel reads into it then
+        # may end in the child's copy. Memory that a child gets as zeros instead is never shared with it.
+        self._map.madvise(_MADV_WIPEONFORK)
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._pool = pool

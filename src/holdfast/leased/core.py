@@ -42,7 +42,6 @@ E2BIG: Final = -7
 EINVAL: Final = -22
 
 BACKLOG: Final = 128
-ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_S: Final = 0.5
 """After running out of descriptors."""
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
@@ -202,23 +201,24 @@ class LeaseDaemon:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
-                log.error("accept: %s", error)
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
-                return
-            client = self.clients.add(sock.fileno())
-            if client is None:
-                # The original accepts, never serves and never closes (spec 21 no. 10).
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self._connections[client] = Connection(sock, client, self, self._loop)
+        # One per turn: the loop calls again while there are more, and whoever is connected gets a turn in between.
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError as error:
+            log.error("accept: %s", error)
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
+            return
+        client = self.clients.add(sock.fileno())
+        if client is None:
+            # The original accepts, never serves and never closes (spec 21 no. 10).
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = self._connections[client] = Connection(sock, client, self, self._loop)
+        connection.start()
 
     def _accept_again(self) -> None:
         if self._listener is not None and self._listener.fileno() >= 0:

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
@@ -60,6 +60,7 @@ class Call(NamedTuple):
 
 
 _AT_ONCE: Final = (Context.MAIN, Context.MAIN_OPEN)
+_VERSION_REPLY: Final = wire.encode_version_reply()
 
 
 class _Leaving(Exception):
@@ -327,7 +328,7 @@ class LeaseDaemon:
         """A command of the main loop: nothing in it waits."""
         try:
             reply = entry.handler(self, call)
-            assert not isinstance(reply, Awaitable)
+            assert reply is None or isinstance(reply, bytes)
             return reply
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
@@ -377,7 +378,7 @@ class LeaseDaemon:
         return wire.encode_reply(call.header)
 
     def _version(self, call: Call) -> bytes:
-        return wire.encode_version_reply()
+        return _VERSION_REPLY
 
     def _shutdown(self, call: Call) -> None:
         if call.header.data:

@@ -141,7 +141,7 @@ async def _own(
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):
-        raw, leader = await area.read_leader()
+        raw, leader, own_block = await area.read_leader_and_own_block()
         _check_wishes(area, leader, options)
         try:
             await may_take(area, raw, leader, nowait=options.owner_nowait, on_wait=on_wait)
@@ -153,6 +153,7 @@ async def _own(
                 short_hold=options.shared,
                 keep_shared=keep_shared,
                 num_hosts=options.num_hosts,
+                own_block=own_block,
             )
             return await ballot.run()
         except StartAgain:

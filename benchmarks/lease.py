@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import crowded, measure, wire
+from benchmarks import crowded, measure, starting, wire
 from benchmarks.bed import CLIENTS, JOIN_IO_TIMEOUT_S, NUM_HOSTS, OWNER_HOST_ID, Medium, Side, occupy
 from benchmarks.daemons import HOLDFAST, SANLOCK, Program, running
 from benchmarks.processes import memory
@@ -42,15 +42,19 @@ class Effort:
     idle_s: float
     conflicts: int
     questions: int
+    starts: int
 
 
-FULL = Effort(rounds=60, pairs=10, crowd_rounds=4, crowd_s=1.0, idle_s=40, conflicts=200, questions=1000)
-QUICK = Effort(rounds=5, pairs=10, crowd_rounds=1, crowd_s=0.5, idle_s=4, conflicts=20, questions=100)
+FULL = Effort(
+    rounds=60, pairs=10, crowd_rounds=4, crowd_s=1.0, idle_s=40, conflicts=200, questions=1000, starts=15
+)
+QUICK = Effort(rounds=5, pairs=10, crowd_rounds=1, crowd_s=0.5, idle_s=4, conflicts=20, questions=100, starts=3)
 
 ACQUIRE_TARGETS = {("null", 2000): 0.4, ("null", 64): 0.2, ("disk", 2000): 0.9, ("disk", 64): 0.9}
 RELEASE_TARGETS = {"null": 1.5, "disk": 0.9}
 CROWD_TARGET = Target(1.5, at_least=True)
 ASKING_TARGET = Target(2)
+HELP_TARGET = Target(2)
 CONFLICT_TARGET = Target(1024, of_ratio=False)
 
 
@@ -61,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = replace(HOLDFAST, command=tuple(shlex.split(options.ours))) if options.ours else HOLDFAST
     original = replace(SANLOCK, command=tuple(shlex.split(options.original))) if options.original else SANLOCK
     try:
-        rows = list(_compare(ours, original, options.null_dir, options.disk_dir, effort))
+        rows = list(_starting(ours, original, effort))
+        rows += _compare(ours, original, options.null_dir, options.disk_dir, effort)
+        rows += _crowded(ours, original, options.null_dir, effort)
     except BenchmarkError as error:
         print(f"benchmark stopped: {error}", file=sys.stderr)
         return 1
@@ -130,7 +136,6 @@ def _compare(ours: Program, original: Program, null_dir: Path, disk_dir: Path, e
             for num_hosts in NUM_HOSTS:
                 yield from _pairs(sides, medium, num_hosts, effort)
         yield from _memory(sides, "after the load")
-    yield from _crowded(ours, original, null_dir, effort)
 
 
 def _progress(text: str) -> None:
@@ -139,6 +144,15 @@ def _progress(text: str) -> None:
 
 def _row(where: str, what: str, unit: str, figures: dict[str, float], target: Target | None = None) -> Row:
     return Row(where, what, unit, figures["holdfast"], figures["sanlock"], target)
+
+
+def _starting(ours: Program, original: Program, effort: Effort) -> Iterator[Row]:
+    _progress("starting")
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+        programs = replace(ours, name="holdfast"), replace(original, name="sanlock")
+        yield _row("", "daemon start p50", "ms", starting.start_ms(programs, Path(directory), effort.starts))
+    ours_ms, nothing_ms = starting.help_ms(effort.starts)
+    yield Row("python3 -c pass", "holdfast --help p50", "ms", ours_ms, nothing_ms, HELP_TARGET)
 
 
 def _join(sides: Sequence[Side], io_timeout_s: int) -> Iterator[Row]:

@@ -15,7 +15,7 @@ import resource
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
@@ -48,7 +48,6 @@ EINVAL: Final = -22
 
 BACKLOG: Final = wire.MAX_CLIENTS
 """As many as can be served: who connects without blocking is then refused by us, not by the kernel."""
-ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_S: Final = 0.5
 """After running out of descriptors."""
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
@@ -71,6 +70,7 @@ class Call(NamedTuple):
 
 
 _AT_ONCE: Final = (Context.MAIN, Context.MAIN_OPEN)
+_VERSION_REPLY: Final = wire.encode_version_reply()
 
 
 class _Leaving(Exception):
@@ -219,26 +219,27 @@ class LeaseDaemon:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
-                if not self._accept_failed:
-                    log.error("accept: %s", error)
-                self._accept_failed = True
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
-                return
-            self._accept_failed = False
-            client = self.clients.add(sock.fileno())
-            if client is None:
-                # The original accepts, never serves and never closes (spec 21 no. 10).
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self._connections[client] = Connection(sock, client, self, self._loop)
+        # One per turn: the loop calls again while there are more, and whoever is connected gets a turn in between.
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError as error:
+            if not self._accept_failed:
+                log.error("accept: %s", error)
+            self._accept_failed = True
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
+            return
+        self._accept_failed = False
+        client = self.clients.add(sock.fileno())
+        if client is None:
+            # The original accepts, never serves and never closes (spec 21 no. 10).
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = self._connections[client] = Connection(sock, client, self, self._loop)
+        connection.start()
 
     def _accept_again(self) -> None:
         if self._listener is not None and self._listener.fileno() >= 0:
@@ -378,7 +379,7 @@ class LeaseDaemon:
         """A command of the main loop: nothing in it waits."""
         try:
             reply = entry.handler(self, call)
-            assert not isinstance(reply, Awaitable)
+            assert reply is None or isinstance(reply, bytes)
             return reply
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
@@ -442,7 +443,7 @@ class LeaseDaemon:
         return wire.encode_reply(call.header)
 
     def _version(self, call: Call) -> bytes:
-        return wire.encode_version_reply()
+        return _VERSION_REPLY
 
     def _shutdown(self, call: Call) -> None:
         if call.header.data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,9 @@ def test_a_private_daemon_that_does_not_start(tmp_path: Path, monkeypatch: pytes
 
 
 def test_only_marked_processes_are_killed() -> None:
+    mark = secrets.token_hex(8)  # Another run of this test on the same machine has another one.
     line = [sys.executable, "-c", "print(flush=True); input()"]
-    environ = {**os.environ, MARK_NAME: "0123456789abcdef"}
+    environ = {**os.environ, MARK_NAME: mark}
     with (
         subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as marked,
         subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
@@ -80,8 +82,8 @@ def test_only_marked_processes_are_killed() -> None:
         for process in (marked, other):
             assert process.stdout is not None
             process.stdout.readline()
-        assert kill_marked("0123456789abcde") == 0
-        assert kill_marked("0123456789abcdef") == 1
+        assert kill_marked(mark[:-1]) == 0
+        assert kill_marked(mark) == 1
         assert marked.wait() == -9
         assert other.poll() is None
         other.communicate(b"\n")

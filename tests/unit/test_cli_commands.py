@@ -98,6 +98,24 @@ def test_bash_takes_the_completion_script(capsys: pytest.CaptureFixture[str]) ->
         assert expected in done.stdout.split(), words
 
 
+def test_bash_asks_the_daemon_for_names(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out
+    known = "holdfast() { case $2 in spaces) echo web;; leases) printf 'web:\\nweb:primary\\ndb:main\\n';; esac; }"
+    for words, breaks, expected in (
+        ("holdfast lease who web:p", ":", ["primary"]),
+        ("holdfast lease who web:p", "", ["web:primary"]),
+        ("holdfast lease who ", ":", ["web:", "web:primary", "db:main"]),
+        ("holdfast run --lease d", ":", ["db:main"]),
+        ("holdfast lease renewals ", ":", ["web"]),
+        ("holdfast lease events --js", ":", ["--json"]),
+    ):
+        probe = f"{script}\n{known}\nCOMP_WORDBREAKS='{breaks}'; COMP_LINE='{words}'; COMP_POINT={len(words)}; "
+        probe += "_holdfast; printf '%s\\n' \"${COMPREPLY[@]}\""
+        done = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected, words
+
+
 def test_no_daemon_is_one_line_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["lease", "status"], ["lease", "hosts"], ["lease", "remove", "x"]):
         assert main([*words, "--run-dir", str(tmp_path)]) == 1

@@ -73,6 +73,26 @@ def test_refused_acquire_says_who_has_it_and_returns_73(tmp_path: Path, capsys: 
     with_cli(tmp_path, body)
 
 
+def test_a_long_acquire_says_who_is_waited_for(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.cli.lease_acquire.QUIET_S", 0.01)
+
+    async def body(daemon: FakeDaemon, say: Say) -> None:
+        resource = daemon.storage.resources[PATH, 3 << 20]
+        resource.owner, resource.generation, resource.timestamp = 7, 1, 100
+        daemon.storage.spaces[PATH, 0].hosts[7] = FakeHost("beta", 1, 120, wire.HOST_FAIL, 20)
+        daemon.delay("ACQUIRE", 0.5)
+        async with await Registration.open(daemon.run_dir):
+            assert await say("lease", "acquire", "web:primary", "--pid", PID) == 73
+        err = capsys.readouterr().err
+        assert "acquiring web:primary for process" in err
+        assert "host 7 (beta)" in err.splitlines()[0]
+        assert "s left)" in err.splitlines()[0]
+
+    with_cli(tmp_path, body)
+
+
 def test_orphans(tmp_path: Path, capsys: Capture) -> None:
     async def body(daemon: FakeDaemon, say: Say) -> None:
         async with await Registration.open(daemon.run_dir):

@@ -60,6 +60,7 @@ def test_events_until_count_end_of_the_lockspace_and_sigint(tmp_path: Path) -> N
         interrupted.send_signal(signal.SIGINT)
         assert (await ended(interrupted))[0] == 0
         await daemon.until(lambda: daemon.listeners("web") == 0)
+        assert daemon.goodbyes == 2
 
         left = start(daemon, "lease", "events", "web")
         await daemon.until(lambda: daemon.listeners("web") == 1)
@@ -218,7 +219,7 @@ def test_align_version_shutdown(tmp_path: Path, capsys: Capture) -> None:
         assert json.loads(capsys.readouterr().out)["ended"] is True
         assert not daemon.spaces
         assert await say("lease", "shutdown") == 0
-        assert daemon.calls[-1].command == "SHUTDOWN"
+        await daemon.until(lambda: daemon.calls[-1].command == "SHUTDOWN")
 
     with_cli(tmp_path, body)
 

@@ -32,7 +32,7 @@ EPILOG = """\
 The process must have registered itself (holdfast run, libsanlock's sanlock_register, libvirt): the leases are
 its own from then on, and it is killed when they are lost. All leases are taken, or none.
 A lease of a host that has stopped renewing is waited for, until that host is certain to be dead; a live owner
-refuses at once. --nowait waits for nobody.
+refuses at once. --nowait waits for nobody. Ending this command does not end the daemon's waiting.
 
 exit codes: 0 acquired, 73 refused: somebody else has it, 1 failed, 2 wrong usage
 
@@ -172,5 +172,6 @@ def _explained(error: NotAcquired, obstacles: list[Obstacle]) -> Refused:
 _NEXT_STEPS: dict[int, str] = {
     Code.ACQUIRE_IDLIVE: "ask its owner for it: holdfast lease request SPACE:RESOURCE",
     Code.ACQUIRE_OWNED_RETRY: "leave --nowait out to wait until its owner is certain to be dead",
+    -16: "another command for this process is still running; try again when it is over",
     -17: "holdfast lease who SPACE:RESOURCE shows which process has it",
 }

@@ -32,8 +32,9 @@ A daemon knows who is alive, because it has watched the records of all hosts. Wi
 looked at: it tells who holds the lease, not whether that host lives. --watch looks at its record for a while: a
 renewal proves that it lives, silence proves that it is dead only after 8 x io_timeout + watchdog fire timeout.
 
-The earliest takeover is the last renewal plus 8 x io_timeout of the owner (its processes are ended by then)
-plus the watchdog fire timeout (it is reset by then). While the owner renews, that instant moves on.
+The earliest takeover is the last renewal plus 8 x io_timeout of the owner (then it begins to end its processes)
+plus the watchdog fire timeout (then it has been reset, if it still ran at all). While the owner renews, that
+instant moves on.
 
 exit codes: 0 held, 3 free, 1 failed, 2 wrong usage
 
@@ -46,7 +47,7 @@ EXIT_FREE = 3
 COLOURS = {Life.LIVE: "green", Life.FAIL: "yellow", Life.DEAD: "red"}
 LIVES = {
     Life.LIVE: "renews",
-    Life.FAIL: "has stopped renewing; its processes are ended by now",
+    Life.FAIL: "has stopped renewing; its processes are being ended",
     Life.DEAD: "is certain to be dead",
     Life.FREE: "has left the lockspace in order",
 }

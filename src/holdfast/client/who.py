@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from holdfast.client.addresses import IndexAddress, LeaseAddress
 from holdfast.client.daemon import Daemon
 from holdfast.client.direct import READ_TIMEOUT_S, opened
-from holdfast.client.errors import ClientError
+from holdfast.client.errors import ClientError, DaemonUnreachable
 from holdfast.client.holders import Holder, Holders, HostView, Life, Process, life_after_silence
 from holdfast.client.space import find_place
-from holdfast.client.status import SpaceStatus, Status
+from holdfast.client.status import HostDetail, SpaceStatus, Status
 from holdfast.lease import timing
 from holdfast.lease.errors import LeaseError
 from holdfast.leased import wire
@@ -35,9 +35,11 @@ async def from_daemon(daemon: Daemon, lease: LeaseAddress) -> Holders:
     """
     place = await find_place(daemon, lease)
     resource, owners = await daemon.owners(place)
+    lives, details = await _sightings(daemon, lease.space)
+    # Asked last: what was seen before counts as a little older, and the takeover as a little earlier, than it is.
     status = await daemon.status()
     space = status.space(lease.space)
-    views = await _views(daemon, lease.space, status, space)
+    views = _views(lives, details, status, space)
     local = [held for held in status.leases if (held.space, held.name) == (lease.space, lease.resource)]
     names = {client.pid: client.name for client in status.clients}
     holders = []
@@ -54,15 +56,22 @@ async def from_daemon(daemon: Daemon, lease: LeaseAddress) -> Holders:
     )
 
 
-async def _views(daemon: Daemon, name: str, status: Status, space: SpaceStatus | None) -> dict[int, HostView]:
-    """Every host that the daemon has seen; none when it has not joined or not looked yet."""
+async def _sightings(daemon: Daemon, name: str) -> tuple[dict[int, str], list[HostDetail]]:
+    """Status words by host id, and details; nothing when the daemon has not joined or not looked yet."""
+    try:
+        return {host.host_id: host.status for host in await daemon.hosts(name)}, await daemon.host_details(name)
+    except DaemonUnreachable:
+        raise
+    except ClientError:
+        return {}, []
+
+
+def _views(
+    lives: dict[int, str], details: list[HostDetail], status: Status, space: SpaceStatus | None
+) -> dict[int, HostView]:
+    """Every host that the daemon has seen."""
     now = status.monotime
     if space is None or now is None:
-        return {}
-    try:
-        lives = {host.host_id: host.status for host in await daemon.hosts(name)}
-        details = await daemon.host_details(name)
-    except ClientError:
         return {}
     interval = float(timing.renewal_interval(space.io_timeout or timing.DEFAULT_IO_TIMEOUT_S) + 1)
     views = {}

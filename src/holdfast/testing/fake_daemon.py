@@ -33,6 +33,7 @@ from holdfast.testing.fake_storage import MIB, FakeHost, FakeSpace, FakeStorage
 from holdfast.testing.fake_storage_commands import Answer, StorageCommands
 
 SOCKET_NAME = "sanlock.sock"
+EVENT_GOODBYE = struct.pack("=I", 1)
 
 
 class Call(NamedTuple):
@@ -64,6 +65,7 @@ class FakeDaemon(StorageCommands, LeaseHandlers, NewsCommands):
         self.requests: dict[tuple[str, int], tuple[int, int]] = {}
         self.events: list[tuple[str, wire.HostEvent, int]] = []
         self.examined: list[tuple[str, str]] = []
+        self.goodbyes = 0
         self.settings: list[tuple[str, int]] = []
         self._failures: dict[str, list[int]] = defaultdict(list)
         self._delays: dict[str, float] = {}
@@ -202,9 +204,9 @@ class FakeDaemon(StorageCommands, LeaseHandlers, NewsCommands):
             if answer.close and client.pid < 0:
                 return
             if client.listens_to:
-                # An event descriptor: nothing is read from it any more but its end.
-                while await reader.read(65536):
-                    pass
+                # An event descriptor: nothing is read from it any more but the word that it is over, and its end.
+                while part := await reader.read(65536):
+                    self.goodbyes += part == EVENT_GOODBYE
                 return
 
     @staticmethod

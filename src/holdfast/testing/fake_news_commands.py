@@ -23,6 +23,8 @@ class NewsCommands:
     """Lockspace, event and flags of each SET_EVENT."""
     examined: list[tuple[str, str]]
     settings: list[tuple[str, int]]
+    goodbyes: int
+    """Event descriptors whose client has said that it is over (spec 14.1)."""
 
     # What a test may do
 

@@ -13,13 +13,13 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
-from holdfast.leased import lease_commands, space_commands, wire
+from holdfast.leased import block_queue, lease_commands, space_commands, wire
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable
 from holdfast.leased.commands import TABLE, Context, Entry
@@ -85,6 +85,8 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.set_queue: Callable[[str, int], int] = block_queue.set_queue
+        """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.leaving = False
         self.forced_shutdown = False
         self._faults = Faults(options.storage_faults) if options.storage_faults else None
@@ -217,6 +219,8 @@ class LeaseDaemon:
                 # The original accepts, never serves and never closes (spec 21 no. 10).
                 sock.close()
                 continue
+            if self.options.debug_clients:
+                log.debug("cl %d:%d add", client.ci, client.fd)
             sock.setblocking(False)
             self._connections[client] = Connection(sock, client, self, self._loop)
 
@@ -227,6 +231,8 @@ class LeaseDaemon:
     def connection_lost(self, connection: Connection) -> None:
         """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
         client = connection.client
+        if self.options.debug_clients:
+            log.debug("cl %d:%d free", client.ci, client.fd)
         self._connections.pop(client, None)
         connection.close()
         if not client.registered:
@@ -307,9 +313,9 @@ class LeaseDaemon:
             call = Call(connection, header, payload, client)
             if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "cmd %s %d,%d flags %x", verdict.command.name.lower(), client.ci, client.fd, header.cmd_flags
+        if self.options.debug_cmds >> header.cmd & 1:
+            self.log_ring.note(
+                "cmd_%s %d,%d,%d flags %x", verdict.name, client.ci, client.fd, client.pid, header.cmd_flags
             )
         if verdict.context in _AT_ONCE:
             reply = self._answer(verdict, call)

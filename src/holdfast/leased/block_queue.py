@@ -25,12 +25,15 @@ SYSFS_BLOCK: Final = "/sys/dev/block"
 WRITE_LIMIT_S: Final = 5.0
 
 
-def queue_attribute(path: str, sysfs: str = SYSFS_BLOCK) -> str | None:
-    """max_sectors_kb of the disk at `path`, or of the disk that a partition is on; None: no such thing."""
+def queue_attribute(path: str) -> str | None:
+    """The max_sectors_kb file for the block device at `path`; None: no such thing."""
     found = os.stat(path)
-    if not stat.S_ISBLK(found.st_mode):
-        return None
-    directory = os.path.realpath(f"{sysfs}/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}")
+    return attribute_of_device(found.st_rdev) if stat.S_ISBLK(found.st_mode) else None
+
+
+def attribute_of_device(number: int, sysfs: str = SYSFS_BLOCK) -> str | None:
+    """The same by device number. A partition has the queue of its disk."""
+    directory = os.path.realpath(f"{sysfs}/{os.major(number)}:{os.minor(number)}")
     if os.path.exists(f"{directory}/partition"):
         directory = os.path.dirname(directory)
     attribute = f"{directory}/queue/max_sectors_kb"

@@ -48,6 +48,8 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
+FAREWELL_TURNS: Final = 10
+"""Turns of the loop for commands that waited for the last lockspace's end to answer before the daemon leaves."""
 
 
 class Call(NamedTuple):
@@ -181,6 +183,8 @@ class LeaseDaemon:
         """Until the last lockspace is gone; requests are served meanwhile."""
         while len(self.spaces):
             await self.spaces.wait_changed()
+        for _ in range(FAREWELL_TURNS):
+            await asyncio.sleep(0)
         log.info("shutdown")
         for connection in self._shutdown_waiters:
             connection.reply(wire.encode_shutdown_reply())

@@ -90,6 +90,7 @@ class SinkThread:
 
     def finish(self, timeout_s: float = FINISH_TIMEOUT_S) -> None:
         """Write what is queued, but wait no longer than `timeout_s`."""
+        self._mention_dropped()
         self._queue.put(None)
         self._thread.join(timeout_s)
 

@@ -168,6 +168,8 @@ class Lockspace:
         self.geometry = Geometry(512, 1024 * 1024)
         self.generation = 0
         self.last_success = 0
+        self.last_attempt = 0.0
+        """When the latest renewal began."""
         self.corrupt = 0
         self.last_result = 0
         self.joined = False
@@ -179,12 +181,10 @@ class Lockspace:
         """Timestamp of the record with which we joined; 0 before."""
         self.renewals = 0
         """Successful ones."""
-        self.attempt_s = 0.0
-        """How long the last failed renewal took."""
         self.on_notice: Callable[[Notice], None] | None = None
         self.on_renewal_error: Callable[[LeaseError], None] | None = None
         """Told of each failed renewal, so that somebody can log it."""
-        self.on_renewed: Callable[[Renewal], None] | None = None
+        self.on_renewal: Callable[[Renewal], None] | None = None
         """Told of each successful one."""
         self._watch_limit = watch_limit
         self._trust_own_name = trust_own_name
@@ -366,7 +366,7 @@ class Lockspace:
 
     async def renew(self) -> None:
         """One renewal: verify the own record, write it, then look at the others. LeaseError when not renewed."""
-        started = self.clock.now()
+        started = self.last_attempt = self.clock.now()
         try:
             raw, record = await self._read_own_for_renewal()
             self._verify_still_ours(raw, record)
@@ -389,7 +389,6 @@ class Lockspace:
             self._write_outcome_known = False
             await self._write_own(written, encode_bitmap(mail.host_ids), float(timeout))
         except LeaseError as error:
-            self.attempt_s = self.clock.now() - started
             self._record_failure(error.code)
             raise
         self._written = written
@@ -404,8 +403,8 @@ class Lockspace:
         renewal = Renewal(timestamp, int((read_at - started) * 1000), int((now - read_at) * 1000))
         self.renewals += 1
         self.history.append(renewal)
-        if self.on_renewed is not None:
-            self.on_renewed(renewal)
+        if self.on_renewal is not None:
+            self.on_renewal(renewal)
         await self._watch_others()
 
     async def _read_own_for_renewal(self) -> tuple[bytes, Leader]:

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict, deque
 from typing import Final
 
+from holdfast.lease.dump_text import printable
 from holdfast.leased.log_sinks import (
     Entry,
     FileSink,
@@ -44,8 +45,6 @@ _PRIORITY_BY_LEVEL: Final = {
     logging.INFO: 6,
     logging.DEBUG: 7,
 }
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))}
-"""Names come from storage and from clients: none may begin a line of its own or command a terminal."""
 _REFERENCE: Final = re.compile(r"s(\d+)(?::r(\d+))? ")
 _PID: Final = re.compile(r"\b(?:pid|kill|dead) (\d+)\b")
 
@@ -56,7 +55,7 @@ def priority_of(level: int) -> int:
 
 
 class LineFormatter(logging.Formatter):
-    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes."""
+    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes; what is not printable appears as `\\xNN`."""
 
     def __init__(self, use_utc: bool) -> None:
         super().__init__()
@@ -79,7 +78,8 @@ class LineFormatter(logging.Formatter):
             # Several threads may log; each uses what it made itself.
             self._stamp, self._second = stamp, second
         if not text.isprintable():
-            text = text.translate(_CONTROLS)
+            # Names come from storage and from clients: none may begin a line of its own or command a terminal.
+            text = printable(text)
         line = f"{stamp} {int(monotonic)} [{threading.get_native_id()}]: {text}"
         if len(line) * 4 > MAX_LINE_BYTES:
             line = line.encode("utf-8", "backslashreplace")[:MAX_LINE_BYTES].decode("utf-8", "ignore")

@@ -118,7 +118,7 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
         )
         space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
         space.lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
-        space.lockspace.on_renewed = lambda renewal: _log_renewal(daemon, space, renewal)
+        space.lockspace.on_renewal = lambda renewal: _log_renewal(daemon, space, renewal)
         space.lockspace.hosts.on_new_host = lambda host: _log_new_host(space, host)
         space.acquire_last_attempt = int(daemon.clock.now())
         if space.removal_wanted:
@@ -142,7 +142,7 @@ def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> 
         "s%d renewal error %d delta_length %d last_success %d: %s",
         space.number,
         error.code,
-        lockspace.attempt_s,
+        daemon.clock.now() - lockspace.last_attempt,
         lockspace.last_success,
         error,
     )
@@ -260,6 +260,11 @@ class _Keeper:
         else:
             gap = int(self.daemon.clock.now()) - self.lockspace.last_success
             log.error("s%d check_our_lease failed %d", space.number, gap)
+            if (
+                self.lockspace.link.armed_until
+                <= self.lockspace.last_success + timing.fail_after(space.io_timeout) - 1
+            ):
+                log.error("s%d the watchdog daemon could not be told of the last renewals", space.number)
         self.lockspace.fail()
         log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))
         self.drop_unowned()

@@ -121,7 +121,7 @@ def _space_item(daemon: LeaseDaemon, space: Space) -> StatusItem:
             ("renewal_last_result", lockspace.last_result if lockspace else 0),
             ("acquire_last_attempt", space.acquire_last_attempt),
             ("acquire_last_success", lockspace.joined_at if lockspace else 0),
-            ("renewal_last_attempt", lockspace.last_success if lockspace else 0),
+            ("renewal_last_attempt", int(lockspace.last_attempt or lockspace.last_success) if lockspace else 0),
             ("renewal_last_success", lockspace.last_success if lockspace else 0),
         ]
     )

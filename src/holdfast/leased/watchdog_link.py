@@ -192,8 +192,12 @@ class WdmdLink:
             await self._lost.wait()
             attempt = 0
             while self._lost.is_set():
-                if await self._armed_again(attempt):
-                    break
+                try:
+                    if await self._armed_again(attempt):
+                        break
+                except Exception:
+                    # A mistake of ours must not end the attempts, least of all in silence.
+                    log.exception("%s: arming again failed unexpectedly", self._name)
                 attempt += 1
                 await asyncio.sleep(RETRY_S)
 

@@ -312,3 +312,17 @@ def test_a_mistake_in_the_file_keeps_the_daemon_from_starting(
     assert main(["lease", "daemon", "--config", str(file), "--run-dir", str(tmp_path / "run")]) == 1
     assert capsys.readouterr().err.startswith(f"holdfast lease daemon: {file}: unknown key 'io_timout_s'")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_guides_name_every_setting() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    guide = (docs / "operation.md").read_text()
+    page = (docs / "man" / "holdfast-lease-daemon.8").read_text().replace("\\-", "-")
+    known = {option for action in lease_daemon.parser()._actions for option in action.option_strings} - {"--help"}
+    for key in BY_TOML_KEY:
+        assert f"`{key}`" in guide
+        assert key in page
+    for key in BY_CONF_KEY:
+        assert f"`{key}`" in guide or BY_CONF_KEY[key].key == key
+    for option in known:
+        assert option in page, option

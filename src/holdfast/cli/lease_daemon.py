@@ -34,7 +34,7 @@ examples:
   holdfast lease daemon --host-name $(hostname)
   holdfast lease daemon --foreground --no-watchdog --run-dir /tmp/a --host-name a --io-timeout 2
   holdfast lease daemon -D -w 0
-  holdfast lease daemon --show-config > /etc/holdfast/lease.toml
+  holdfast lease daemon --show-config > lease.toml
 """
 
 EXIT_OK = 0

@@ -260,10 +260,7 @@ class _Keeper:
         else:
             gap = int(self.daemon.clock.now()) - self.lockspace.last_success
             log.error("s%d check_our_lease failed %d", space.number, gap)
-            if (
-                self.lockspace.link.armed_until
-                <= self.lockspace.last_success + timing.fail_after(space.io_timeout) - 1
-            ):
+            if self.lockspace.fail_at < self.lockspace.last_success + timing.fail_after(space.io_timeout):
                 log.error("s%d the watchdog daemon could not be told of the last renewals", space.number)
         self.lockspace.fail()
         log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))

@@ -35,6 +35,8 @@ from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
 EINVAL = -22
 ENOSPC = -28
 
+_LAST_GENERATION = (1 << 64) - 1
+
 HOST_NAME_MAX_BYTES = 47
 """It is written zero-terminated into 48 bytes (spec 1)."""
 
@@ -287,6 +289,11 @@ class Lockspace:
                     Code.HOSTID_BUSY,
                     f"lockspace {self.name}: host id {self.host_id} is used by {record.resource_name!r}",
                 )
+        if record.owner_generation == _LAST_GENERATION:
+            raise LeaseError(
+                Code.LEADER_CHECKSUM,
+                f"lockspace {self.name}: generation of host id {self.host_id} has no successor",
+            )
         # Rule 1: the clock before the write, never 0 (0 means free).
         timestamp = self._timestamp()
         written = record._replace(

@@ -38,13 +38,11 @@ class Entry:
     shown_as: str = ""
     name: str = field(init=False)
     """As log lines say it."""
+    close_after_reply: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.command.name.lower())
-
-    @property
-    def close_after_reply(self) -> bool:
-        return self.context is Context.MAIN
+        object.__setattr__(self, "close_after_reply", self.context is Context.MAIN)
 
 
 def _entries() -> list[Entry]:

@@ -7,6 +7,7 @@ The order of the steps is the original's.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import fcntl
 import gc
 import logging
@@ -23,6 +24,7 @@ from holdfast.lease import timing
 from holdfast.leased import privileges
 from holdfast.leased.background import Starter, become_background_process
 from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
 from holdfast.leased.settings import HOST_RUN_DIR
@@ -90,6 +92,9 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
     lock = take_lock_file(options)
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
+        helper = _start_first_helper()
+        # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
+        codecs.lookup("ascii")
         privileges.protect_from_oom_killer()
         try:
             privileges.change_user(options)
@@ -101,7 +106,7 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
         listener = listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(_serve(daemon, listener, starter))
+        asyncio.run(_serve(daemon, listener, helper, starter))
     finally:
         os.close(lock)
     return EXIT_OK
@@ -123,7 +128,19 @@ def _introduce(options: DaemonOptions, daemon: LeaseDaemon) -> None:
         )
 
 
-async def _serve(daemon: LeaseDaemon, listener: socket.socket, starter: Starter) -> None:
+def _start_first_helper() -> HelperPipes | None:
+    """It keeps the rights that we have now. Without it the daemon does everything itself, and tries again."""
+    try:
+        return start_helper()
+    except OSError as error:
+        log.error("helper cannot be started: %s", error)
+        return None
+
+
+async def _serve(
+    daemon: LeaseDaemon, listener: socket.socket, helper: HelperPipes | None, starter: Starter
+) -> None:
+    daemon.helper.begin(helper)
     if not daemon.options.use_aio:
         registry().use_threads_only()
     # Runs when `run` waits for the first time: the socket is served from then on.

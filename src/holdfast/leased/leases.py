@@ -66,6 +66,7 @@ class LocalLease:
         "shared",
         "space",
         "stage",
+        "status_structures",
         "to_examine",
         "tokens",
     )
@@ -90,6 +91,7 @@ class LocalLease:
         self.to_examine = False
         self.orphaned = False
         """It was an orphan and still is one on storage, even while it is being released."""
+        self.status_structures: dict[bool, bytes] = {}
         self.converting = False
         """A CONVERT runs: nobody may join or release it meanwhile."""
 
@@ -101,6 +103,15 @@ class LocalLease:
         """As INQUIRE prints it."""
         flags = wire.RES_SHARED if self.shared else 0
         return self.resource._replace(flags=flags, lver=self.lver)
+
+    def status_structure(self) -> bytes:
+        """The resource and its disks as STATUS shows them; they change with the mode only."""
+        found = self.status_structures.get(self.shared)
+        if found is None:
+            flags = wire.RES_SHARED if self.shared else 0
+            shown = self.resource._replace(flags=flags, lver=0, data64=0, data32=0, unused=0)
+            found = self.status_structures[self.shared] = shown.encode_with_disks()
+        return found
 
     def status_flags(self) -> int:
         """Spec 13.2, RESOURCE flags."""

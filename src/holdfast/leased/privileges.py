@@ -1,8 +1,7 @@
 """What the daemon's process takes and gives up: limits, user and group, memory, priority (spec lease-wire 2, 16).
 
-Nothing here may keep the daemon from serving: each failure is one log line. CAP_KILL alone survives the change of
-user, so that a daemon that is not root any more can still end the processes whose lease is over, of whatever user
-they are, by itself.
+Nothing here but the change of user may keep the daemon from serving: each failure is one log line. What survives
+that change, so that a daemon that is not root any more can still end processes of any user, is in `capabilities`.
 """
 
 from __future__ import annotations
@@ -13,19 +12,17 @@ import os
 import resource
 from typing import Final
 
+from holdfast.leased import capabilities
 from holdfast.leased.options import DaemonOptions
 
 log = logging.getLogger(__name__)
 
 OOM_SCORE: Final = -1000
 """Never chosen by the OOM killer: its death would cost the host."""
-CAP_KILL: Final = 5
 
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_KEEPCAPS: Final = 8
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
-_CAPABILITY_VERSION_3: Final = 0x20080522
 _LIMITS: Final = ("RLIMIT_MEMLOCK", "RLIMIT_RTPRIO", "RLIMIT_CORE")
 
 
@@ -50,16 +47,22 @@ def change_user(options: DaemonOptions) -> None:
     """Become the configured user and group. OSError: the caller must not go on as somebody else."""
     if os.geteuid() != 0 or not options.privileged or not (options.uid or options.gid):
         return
-    libc = ctypes.CDLL(None, use_errno=True)
     if options.gid:
         os.setgroups(_groups(options.uid, options.gid))
         os.setgid(options.gid)
     if options.uid:
-        libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
-        os.setuid(options.uid)
-        libc.prctl(_PR_SET_KEEPCAPS, 0, 0, 0, 0)
-        _keep_only(libc, CAP_KILL)
-        libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+        try:
+            capabilities.keep_over_setuid()
+            os.setuid(options.uid)
+            capabilities.reduce_to_killing()
+        except OSError as error:
+            os.setuid(options.uid)
+            # Root in a container may lack what it would keep.
+            log.error(
+                "degraded: only the first helper can signal processes of other users, its successors cannot: %s",
+                error,
+            )
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _groups(uid: int | None, gid: int) -> list[int]:
@@ -70,27 +73,6 @@ def _groups(uid: int | None, gid: int) -> list[int]:
         return os.getgrouplist(pwd.getpwuid(uid or 0).pw_name, gid)
     except KeyError:
         return [gid]
-
-
-class _CapabilityHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _CapabilityWord(ctypes.Structure):
-    _fields_ = (
-        ("effective", ctypes.c_uint32),
-        ("permitted", ctypes.c_uint32),
-        ("inheritable", ctypes.c_uint32),
-    )
-
-
-def _keep_only(libc: ctypes.CDLL, capability: int) -> None:
-    bit = 1 << capability
-    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
-    words = (_CapabilityWord * 2)(_CapabilityWord(bit, bit, 0), _CapabilityWord(0, 0, 0))
-    if libc.capset(ctypes.byref(header), words):
-        # Root in a container may lack it; then only what this user may signal can be ended from here.
-        log.error("the right to end processes of other users is lost: %s", os.strerror(ctypes.get_errno()))
 
 
 def protect_from_oom_killer() -> None:

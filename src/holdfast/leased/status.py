@@ -6,7 +6,7 @@ Read only; nothing here waits or changes anything.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from holdfast.lease.hosts import HostStatus
@@ -42,8 +42,12 @@ def status(daemon: LeaseDaemon, call: Call) -> bytes:
                 _space_item(daemon, space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)
             ]
             if last != _UP_TO_LOCKSPACES:
-                items += _lease_items(daemon)
-    body = b"".join([item.encode() for item in items])
+                return _reply(call, items, _lease_items(daemon))
+    return _reply(call, items)
+
+
+def _reply(call: Call, items: list[StatusItem], encoded: Iterable[bytes] = ()) -> bytes:
+    body = b"".join([*[item.encode() for item in items], *encoded])
     return wire.encode_reply(call.header, 0, 0, body, length=wire.HEADER_SIZE)
 
 
@@ -72,10 +76,10 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
             ("io_timeout", options.io_timeout_s),
             ("watchdog_fire_timeout", options.fire_timeout_s),
             ("kill_grace_seconds", options.kill_grace),
-            ("helper_pid", -1),
-            ("helper_kill_fd", -1),
-            ("helper_full_count", 0),
-            ("helper_last_status", 0),
+            ("helper_pid", daemon.helper.pid),
+            ("helper_kill_fd", daemon.helper.request_fd),
+            ("helper_full_count", daemon.helper.full_count),
+            ("helper_last_status", int(daemon.helper.last_status)),
             ("monotime", int(daemon.clock.now())),
             ("version_str", wire.DAEMON_VERSION_TEXT),
             ("version_num", wire.DAEMON_VERSION_TEXT),
@@ -87,6 +91,7 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
 
 
 def _client_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+    daemon.reserved_slots[0].fd = daemon.helper.status_fd
     for client in (*daemon.reserved_slots, *daemon.clients):
         text = wire.format_pairs(client.status_pairs(int(client.kill_last)))
         yield StatusItem(State(wire.STATE_CLIENT, client.pid & 0xFFFFFFFF, 0, client.name, text))
@@ -121,14 +126,14 @@ def _space_item(daemon: LeaseDaemon, space: Space) -> StatusItem:
             ("renewal_last_result", lockspace.last_result if lockspace else 0),
             ("acquire_last_attempt", space.acquire_last_attempt),
             ("acquire_last_success", lockspace.joined_at if lockspace else 0),
-            ("renewal_last_attempt", int(lockspace.last_attempt or lockspace.last_success) if lockspace else 0),
+            ("renewal_last_attempt", int(lockspace.last_attempt) if lockspace else 0),
             ("renewal_last_success", lockspace.last_success if lockspace else 0),
         ]
     )
     return StatusItem(State(wire.STATE_LOCKSPACE, 0, space.host_id, space.name, text), lockspace=space.shown())
 
 
-def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+def _lease_items(daemon: LeaseDaemon) -> Iterator[bytes]:
     # Newest first, leases and tokens alike, as the original lists them.
     leases = list(daemon.leases)[::-1]
     for stage in STATUS_ORDER:
@@ -142,25 +147,18 @@ def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
                 yield _lease_item(lease, lease.pid, 0)
 
 
-def _lease_item(lease: LocalLease, pid: int, token_number: int) -> StatusItem:
+def _lease_item(lease: LocalLease, pid: int, token_number: int) -> bytes:
+    # There may be thousands, and the loop serves nobody else meanwhile: no list of pairs, one encoding per lease.
     geometry = lease.lease.area.geometry if lease.lease is not None else None
-    text = wire.format_pairs(
-        [
-            ("list", lease.stage.value),
-            ("flags", f"{lease.status_flags():x}"),
-            ("sector_size", geometry.sector_size if geometry else 0),
-            ("align_size", geometry.align_size if geometry else 0),
-            ("lver", lease.lver),
-            ("reused", lease.reused),
-            ("res_id", lease.number),
-            ("token_id", token_number),
-        ]
+    sector_size, align_size = (geometry.sector_size, geometry.align_size) if geometry else (0, 0)
+    lver = lease.lver
+    text = (
+        f"list={lease.stage.value} flags={lease.status_flags():x} "
+        f"sector_size={sector_size} align_size={align_size} "
+        f"lver={lver} reused={lease.reused} res_id={lease.number} token_id={token_number}"
     )
-    state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lease.lver, lease.key[1], text)
-    shown = lease.resource._replace(
-        flags=wire.RES_SHARED if lease.shared else 0, lver=0, data64=0, data32=0, unused=0
-    )
-    return StatusItem(state, resource=shown)
+    state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lver, lease.key[1], text)
+    return state.encode() + lease.status_structure()
 
 
 def host_status(daemon: LeaseDaemon, call: Call) -> bytes:

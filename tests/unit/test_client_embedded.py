@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -72,8 +72,9 @@ def test_a_private_daemon_that_does_not_start(tmp_path: Path, monkeypatch: pytes
 
 
 def test_only_marked_processes_are_killed() -> None:
-    mark = secrets.token_hex(8)  # Another run of this test on the same machine has another one.
     line = [sys.executable, "-c", "print(flush=True); input()"]
+    # Of this run only: another run of the tests on this machine may be at the same place.
+    mark = uuid.uuid4().hex
     environ = {**os.environ, MARK_NAME: mark}
     with (
         subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as marked,

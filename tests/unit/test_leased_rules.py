@@ -14,9 +14,10 @@ import pytest
 
 from holdfast.leased import wire
 from holdfast.leased.clients import Client, ClientTable
+from holdfast.leased.killpath import killpath_argv, split_arguments
 from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions, parse_sanlock_conf, with_conf
-from holdfast.leased.processes import Process, killpath_argv, split_arguments, start_time
+from holdfast.leased.processes import Process, start_time
 from holdfast.leased.record import FORMAT, RunRecord, replay
 from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
 

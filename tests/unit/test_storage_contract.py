@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -528,3 +530,23 @@ class TestBuffers:
         buffer = BufferPool().borrow(LARGE)
         buffer.view[:] = b"\1" * buffer.size
         assert buffer.address % 4096 == 0
+
+
+FORK_WITH_A_BUFFER = """
+import os
+import sys
+from holdfast.storage.buffers import BufferPool
+buffer = BufferPool().borrow(int(sys.argv[1]))
+buffer.view[:4] = b"mine"
+child = os.fork()
+if not child:
+    os._exit(0 if bytes(buffer.view[:4]) == bytes(4) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert bytes(buffer.view[:4]) == b"mine"
+"""
+
+
+@pytest.mark.parametrize("size", [4096, 1024 * 1024])
+def test_a_fork_does_not_share_the_memory_of_direct_io(size: int) -> None:
+    # Copy-on-write between a fork and its exec would send what the kernel reads to the wrong copy (open(2)).
+    subprocess.run([sys.executable, "-c", FORK_WITH_A_BUFFER, str(size)], check=True)

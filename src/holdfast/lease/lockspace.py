@@ -34,6 +34,8 @@ from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
 EINVAL = -22
 ENOSPC = -28
 
+_LAST_GENERATION = (1 << 64) - 1
+
 HOST_NAME_MAX_BYTES = 47
 """It is written zero-terminated into 48 bytes (spec 1)."""
 
@@ -156,6 +158,8 @@ class Lockspace:
         self.geometry = Geometry(512, 1024 * 1024)
         self.generation = 0
         self.last_success = 0
+        self.last_attempt = 0.0
+        """When the latest renewal began."""
         self.corrupt = 0
         self.last_result = 0
         self.joined = False
@@ -264,6 +268,11 @@ class Lockspace:
                     Code.HOSTID_BUSY,
                     f"lockspace {self.name}: host id {self.host_id} is used by {record.resource_name!r}",
                 )
+        if record.owner_generation == _LAST_GENERATION:
+            raise LeaseError(
+                Code.LEADER_CHECKSUM,
+                f"lockspace {self.name}: generation of host id {self.host_id} has no successor",
+            )
         # Rule 1: the clock before the write, never 0 (0 means free).
         timestamp = self._timestamp()
         written = record._replace(
@@ -342,7 +351,7 @@ class Lockspace:
 
     async def renew(self) -> None:
         """One renewal: verify the own record, write it, then look at the others. LeaseError when not renewed."""
-        started = self.clock.now()
+        started = self.last_attempt = self.clock.now()
         try:
             raw, record = await self._read_own_for_renewal()
             self._verify_still_ours(raw, record)

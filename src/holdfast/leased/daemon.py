@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ctypes
 import fcntl
 import gc
@@ -20,7 +21,9 @@ import threading
 from typing import Final
 
 from holdfast.lease import timing
+from holdfast.leased import capabilities
 from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
 from holdfast.storage import close_storage
@@ -75,6 +78,9 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
     lock = take_lock_file(options)
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
+        helper = _start_first_helper()
+        # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
+        codecs.lookup("ascii")
         _drop_privileges(options)
         log.warning(
             "sanlock daemon started %s host %s (%s)%s",
@@ -93,13 +99,23 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
         listener = listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(_serve(daemon, listener))
+        asyncio.run(_serve(daemon, listener, helper))
     finally:
         os.close(lock)
     return EXIT_OK
 
 
-async def _serve(daemon: LeaseDaemon, listener: socket.socket) -> None:
+def _start_first_helper() -> HelperPipes | None:
+    """It keeps the rights that we have now. Without it the daemon does everything itself, and tries again."""
+    try:
+        return start_helper()
+    except OSError as error:
+        log.error("helper cannot be started: %s", error)
+        return None
+
+
+async def _serve(daemon: LeaseDaemon, listener: socket.socket, helper: HelperPipes | None) -> None:
+    daemon.helper.begin(helper)
     try:
         await daemon.run(listener)
     finally:
@@ -224,7 +240,16 @@ def _drop_privileges(options: DaemonOptions) -> None:
         os.setgroups(os.getgrouplist(_user_name(options.uid), options.gid))
         os.setgid(options.gid)
     if options.uid:
-        os.setuid(options.uid)
+        try:
+            capabilities.keep_over_setuid()
+            os.setuid(options.uid)
+            capabilities.reduce_to_killing()
+        except OSError as error:
+            os.setuid(options.uid)
+            log.error(
+                "degraded: only the first helper can signal processes of other users, its successors cannot: %s",
+                error,
+            )
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 

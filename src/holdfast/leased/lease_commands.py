@@ -230,6 +230,7 @@ async def release(daemon: LeaseDaemon, call: Call) -> bytes:
         results = await _each(_release_named(daemon, client, one) for one in call.payload.resources)
         result = _last_error(results)
     if client.kill_count and not client.held():
+        log.info("cmd_release %d,%d,%d clear kill state", client.ci, client.fd, client.pid)
         client.forget_kill_state()
     return wire.encode_reply(call.header, result)
 

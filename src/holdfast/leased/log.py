@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from holdfast.lease.dump_text import printable
 from holdfast.leased.options import DaemonOptions
 from holdfast.leased.wire import MAX_LOG_DUMP
 
@@ -39,7 +40,7 @@ def priority_of(level: int) -> int:
 
 
 class LineFormatter(logging.Formatter):
-    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes."""
+    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes; what is not printable appears as `\\xNN`."""
 
     def __init__(self, use_utc: bool) -> None:
         super().__init__()
@@ -50,8 +51,11 @@ class LineFormatter(logging.Formatter):
         text = record.getMessage()
         if record.exc_info:
             text += " | " + " | ".join(self.formatException(record.exc_info).splitlines()[-6:])
+        # Names and paths come from clients and storage: one record is one line, and no terminal obeys it.
+        if not text.isprintable():
+            text = printable(text)
         line = f"{stamp} {int(time.monotonic())} [{threading.get_native_id()}]: {text}"
-        return line.encode("utf-8", "replace")[:MAX_LINE_BYTES].decode("utf-8", "ignore").replace("\n", " ")
+        return line.encode("utf-8", "replace")[:MAX_LINE_BYTES].decode("utf-8", "ignore")
 
 
 class LogRing(logging.Handler):

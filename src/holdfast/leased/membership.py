@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from holdfast.lease.errors import Code, LeaseError, describe, storage_code
 from holdfast.lease.lockspace import Health, Lockspace, NoWatchdog, WatchdogLink
 from holdfast.leased.clients import Client
 from holdfast.leased.leases import Stage
-from holdfast.leased.recovery import MAX_KILLS, ROUND_S, Action, Event, Phase, choose_kill, react
+from holdfast.leased.recovery import MAX_KILLS, NOTHING, ROUND_S, Action, Event, Phase, choose_kill, react
 from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.watchdog_link import WdmdLink
 from holdfast.storage import DeadlineError, StorageError
@@ -37,7 +38,12 @@ SETTLE_RETRY_S: Final = 0.5
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
     """From ADD to the end. The result of the ADD is in `space.added`."""
     log.warning("s%d lockspace %s:%d:%s:%d", space.number, space.name, space.host_id, space.path, space.offset)
-    result = await _join(daemon, space)
+    try:
+        result = await _join(daemon, space)
+    except Exception:
+        # Nobody relies on this lockspace yet, but on others: the daemon goes on.
+        log.exception("s%d joining failed unexpectedly", space.number)
+        result = int(Code.ERROR)
     if result:
         log.error("s%d add_lockspace fail result %d: %s", space.number, result, describe(result))
         await _release_storage(daemon, space)
@@ -48,14 +54,57 @@ async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
     daemon.spaces.move(space, Listed.ACTIVE)
     if not space.removal_wanted:
         _answer_add(space, 0)
-    renewing = asyncio.create_task(space.membership.keep_renewing(), name=f"renew s{space.number}")
+    renewing = asyncio.create_task(_keep_renewing(daemon, space), name=f"renew s{space.number}")
     try:
         await _watch(daemon, space)
         await _leave(daemon, space, renewing)
+    except Exception:
+        log.exception("s%d: unexpected error, its users are killed", space.number)
+        await _end_unwatched(daemon, space, renewing)
     finally:
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         _answer_add(space, ADD_UNDONE)
+
+
+async def _keep_renewing(daemon: LeaseDaemon, space: Space) -> None:
+    """A mistake of ours in what a renewal does besides must not end renewing, least of all in silence."""
+    while True:
+        try:
+            await space.membership.keep_renewing()
+            return
+        except Exception:
+            log.exception("s%d renewing failed unexpectedly", space.number)
+            await daemon.clock.sleep(timing.RENEWAL_RETRY_S)
+
+
+async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
+    """The watching itself has failed: nothing extends the watchdog any more, and all users get SIGKILL.
+
+    What this lets out ends the daemon. It does as little as possible, and nothing that may have failed before.
+    """
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    daemon.alarm.forget(space)
+    space.phase = Phase.FAILING
+    space.renew_fail = True
+    space.membership.fail()
+    while True:
+        users = {token.client for lease in daemon.leases.in_space(space) for token in lease.tokens}
+        living = [client for client in users if not client.pid_dead]
+        if not living and not space.operations:
+            break
+        for client in living:
+            client.kill_count += 1
+            log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
+            if client.process is not None:
+                client.process.signal(signal.SIGKILL)
+        await daemon.clock.sleep(ROUND_S)
+    try:
+        await _leave(daemon, space, renewing)
+    except Exception:
+        # Its name and place stay taken: nobody may join them again in this process.
+        log.exception("s%d is not left: a watchdog that it armed resets this host", space.number)
 
 
 def _answer_add(space: Space, result: int) -> None:
@@ -107,14 +156,22 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
         if isinstance(link, WdmdLink):
             link.close()
         return error.code
+    except Exception:
+        if isinstance(link, WdmdLink):
+            link.close()
+        raise
     return 0
 
 
 def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
-    last = space.membership.last_success
-    late = daemon.clock.now() - last
+    lockspace = space.membership
     log.error(
-        "s%d renewal error %d, %.1f s after last_success %d: %s", space.number, error.code, late, last, error
+        "s%d renewal error %d delta_length %d last_success %d: %s",
+        space.number,
+        error.code,
+        daemon.clock.now() - lockspace.last_attempt,
+        lockspace.last_success,
+        error,
     )
 
 
@@ -207,6 +264,7 @@ class _Keeper:
         last = self.lockspace.last_success
         log.error("s%d check_our_lease warning %d last_success %d", self.space.number, int(now) - last, last)
         self.next_warning = now + WARN_EVERY_S
+        self.daemon.helper.ping()
 
     def begin_failing(self) -> None:
         space = self.space
@@ -221,7 +279,9 @@ class _Keeper:
         self.drop_unowned()
 
     def begin_removing(self) -> None:
-        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(self.space.removal_wanted))
+        # A forced shutdown wants removal too, but nobody has asked for it by name.
+        marked = self.space.removal_wanted and not self.daemon.forced_shutdown
+        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(marked))
         self.lockspace.close_leases()
         self.drop_unowned()
 
@@ -257,12 +317,14 @@ class _Keeper:
             killpath_sent=client.killpath_sent,
             restricted=client.restricted,
         )
+        if kill == NOTHING:
+            return  # Its killpath has the grace time to itself; the round counts all the same.
         shown = 100 if kill.killpath else kill.signal
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
-        elif kill.signal and client.process is not None:
-            failed = client.process.signal(kill.signal)
+        elif client.process is not None:
+            failed = self.daemon.send_signal(client.process, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
 
@@ -294,6 +356,7 @@ async def _watch(daemon: LeaseDaemon, space: Space) -> None:
 
 async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
     lockspace = space.membership
+    log.info("s%d set thread_stop", space.number)
     lockspace.stop_renewing()
     # No renewal may extend the watchdog after it was cleared; one that hangs is given up, its write stays unknown.
     patience = float(space.io_timeout) if not space.renew_fail else 0.0

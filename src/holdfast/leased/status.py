@@ -72,10 +72,10 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
             ("io_timeout", options.io_timeout_s),
             ("watchdog_fire_timeout", options.fire_timeout_s),
             ("kill_grace_seconds", options.kill_grace),
-            ("helper_pid", -1),
-            ("helper_kill_fd", -1),
-            ("helper_full_count", 0),
-            ("helper_last_status", 0),
+            ("helper_pid", daemon.helper.pid),
+            ("helper_kill_fd", daemon.helper.request_fd),
+            ("helper_full_count", daemon.helper.full_count),
+            ("helper_last_status", int(daemon.helper.last_status)),
             ("monotime", int(daemon.clock.now())),
             ("version_str", wire.DAEMON_VERSION_TEXT),
             ("version_num", wire.DAEMON_VERSION_TEXT),
@@ -87,6 +87,7 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
 
 
 def _client_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+    daemon.reserved_slots[0].fd = daemon.helper.status_fd
     for client in (*daemon.reserved_slots, *daemon.clients):
         text = wire.format_pairs(client.status_pairs(int(client.kill_last)))
         yield StatusItem(State(wire.STATE_CLIENT, client.pid & 0xFFFFFFFF, 0, client.name, text))
@@ -116,7 +117,7 @@ def _space_item(space: Space) -> StatusItem:
             ("renewal_last_result", lockspace.last_result if lockspace else 0),
             ("acquire_last_attempt", space.acquire_last_attempt),
             ("acquire_last_success", lockspace.history[0].timestamp if lockspace and lockspace.history else 0),
-            ("renewal_last_attempt", lockspace.last_success if lockspace else 0),
+            ("renewal_last_attempt", int(lockspace.last_attempt) if lockspace else 0),
             ("renewal_last_success", lockspace.last_success if lockspace else 0),
         ]
     )

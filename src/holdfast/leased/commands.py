@@ -36,9 +36,12 @@ class Entry:
     context: Context
     handler: Handler
     shown_as: str = ""
+    name: str = field(init=False)
+    """As log lines say it."""
     close_after_reply: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.command.name.lower())
         object.__setattr__(self, "close_after_reply", self.context is Context.MAIN)
 
 

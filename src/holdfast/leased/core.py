@@ -15,13 +15,13 @@ import resource
 import signal
 import socket
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
-from holdfast.leased import lease_commands, space_commands, wire
+from holdfast.leased import block_queue, lease_commands, space_commands, wire
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
@@ -53,6 +53,8 @@ ACCEPT_PAUSE_S: Final = 0.5
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
+FAREWELL_TURNS: Final = 10
+"""Turns of the loop for commands that waited for the last lockspace's end to answer before the daemon leaves."""
 MAX_WHOLE_AREAS: Final = 32
 """Commands that format or list a whole area at the same time, up to 8 MiB each; further ones wait for their turn.
 
@@ -95,6 +97,8 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.set_queue: Callable[[str, int], int] = block_queue.set_queue
+        """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
         self.leaving = False
         self.forced_shutdown = False
@@ -193,6 +197,8 @@ class LeaseDaemon:
         """Until the last lockspace is gone; requests are served meanwhile."""
         while len(self.spaces):
             await self.spaces.wait_changed()
+        for _ in range(FAREWELL_TURNS):
+            await asyncio.sleep(0)
         log.info("shutdown")
         for connection in self._shutdown_waiters:
             connection.reply(wire.encode_shutdown_reply())
@@ -237,6 +243,8 @@ class LeaseDaemon:
             # The original accepts, never serves and never closes (spec 21 no. 10).
             sock.close()
             return
+        if self.options.debug_clients:
+            log.debug("cl %d:%d add", client.ci, client.fd)
         sock.setblocking(False)
         connection = self._connections[client] = Connection(sock, client, self, self._loop)
         connection.start()
@@ -248,6 +256,8 @@ class LeaseDaemon:
     def connection_lost(self, connection: Connection) -> None:
         """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
         client = connection.client
+        if self.options.debug_clients:
+            log.debug("cl %d:%d free", client.ci, client.fd)
         self._connections.pop(client, None)
         self._hangups.forget(connection.sock)
         connection.close()
@@ -357,9 +367,9 @@ class LeaseDaemon:
             call = Call(connection, header, payload, client)
             if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "cmd %s %d,%d flags %x", verdict.command.name.lower(), client.ci, client.fd, header.cmd_flags
+        if self.options.debug_cmds >> header.cmd & 1:
+            self.log_ring.note(
+                "cmd_%s %d,%d,%d flags %x", verdict.name, client.ci, client.fd, client.pid, header.cmd_flags
             )
         if verdict.context in _AT_ONCE:
             reply = self._answer(verdict, call)

@@ -32,7 +32,7 @@ class Buffer:
     def __init__(self, size: int, pool: BufferPool | None = None, memory: memoryview | None = None) -> None:
         """`memory`: what to use instead of new memory; `size` bytes, page-aligned, writable."""
         self.size = (size + PAGE - 1) // PAGE * PAGE
-        self.view = memoryview(_mapping(self.size)) if memory is None else memory
+        self.view = _map(self.size) if memory is None else memory
         self.address = _address(self.view)
         self._pool = pool
         self._pins = 0
@@ -100,18 +100,22 @@ class BufferPool:
             self._pooled_bytes += buffer.size
 
 
-def _mapping(size: int) -> mmap.mmap:
-    """Lives as long as a view of it."""
+def _map(size: int) -> memoryview:
+    # The mapping lives as long as a view of it.
+    return memoryview(_private(size))
+
+
+def _private(size: int) -> mmap.mmap:
+    # open(2) on O_DIRECT: a fork makes private memory copy-on-write, and what the kernel reads into it then may
+    # end in the child's copy. Memory that a child gets as zeros instead is never shared with it.
     mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    # open(2) on O_DIRECT: a fork makes private memory copy-on-write, and what the kernel reads into it then
-    # may end in the child's copy. Memory that a child gets as zeros instead is never shared with it.
     mapping.madvise(_MADV_WIPEONFORK)
     return mapping
 
 
 def _map_huge(size: int) -> memoryview:
     """`size` bytes, a multiple of `HUGE_PAGE`, in huge pages if the kernel has some and is allowed to use them."""
-    mapping = _mapping(size + HUGE_PAGE)
+    mapping = _private(size + HUGE_PAGE)
     view = memoryview(mapping)
     start = -_address(view) % HUGE_PAGE
     try:

@@ -76,6 +76,10 @@ def why_no_world() -> str | None:
     return None
 
 
+class NoWorld(Exception):
+    """This machine does not let us mount what a world needs."""
+
+
 @dataclass
 class World:
     """A running world. Paths are those inside; they are the same outside below `directory` and `lease_dir`."""
@@ -215,7 +219,7 @@ def _close(stream: IO[str] | None) -> None:
 
 @contextlib.contextmanager
 def world(directory: Path, lease_dir: Path) -> Iterator[World]:
-    """A world with nothing running yet."""
+    """A world with nothing running yet. NoWorld where it cannot be made."""
     inside, logs = directory / "inside", directory / "logs"
     inside.mkdir()
     logs.mkdir()
@@ -233,7 +237,7 @@ def world(directory: Path, lease_dir: Path) -> Iterator[World]:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             process.kill()
-            raise AssertionError(f"no world: {process.communicate()[1][-2000:]}")
+            raise NoWorld(f"mount(2) is refused here: {process.communicate()[1].strip()[-500:]}")
         (init,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         made = World(inside, lease_dir, int(init), logs)
         try:

@@ -26,6 +26,7 @@ from holdfast.leased.core import BACKLOG, LeaseDaemon
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
+from holdfast.leased.spawning import where_forks_happen
 from holdfast.storage import close_storage
 from holdfast.version import __version__
 
@@ -241,9 +242,9 @@ def _drop_privileges(options: DaemonOptions) -> None:
         os.setgid(options.gid)
     if options.uid:
         try:
-            capabilities.keep_over_setuid()
+            where_forks_happen(capabilities.keep_over_setuid)
             os.setuid(options.uid)
-            capabilities.reduce_to_killing()
+            where_forks_happen(capabilities.reduce_to_killing)
         except OSError as error:
             os.setuid(options.uid)
             log.error(

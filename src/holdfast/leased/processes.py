@@ -14,6 +14,7 @@ import struct
 from typing import Final
 
 NO_FD: Final = -1
+OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
@@ -37,6 +38,7 @@ class Process:
     """A process that was running when this object was made; the kernel keeps its identity in the pidfd.
 
     `connected_at` (CLOCK_BOOTTIME seconds): a process that started later only has the number of the one meant.
+    OSError when this process has no descriptor left.
     """
 
     __slots__ = ("fd", "pid", "start")
@@ -45,8 +47,10 @@ class Process:
         self.pid = pid
         try:
             self.fd = os.pidfd_open(pid)
-        except OSError:
-            # Gone already, or too many descriptors: then it cannot be signalled, never something else instead.
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise
+            # Gone already: then it cannot be signalled, never something else instead.
             self.fd = NO_FD
         self.start = start_time(pid)
         if connected_at is not None and self.start is not None and self.start > connected_at * CLOCK_TICKS:

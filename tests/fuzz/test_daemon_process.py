@@ -288,7 +288,8 @@ def test_hostile_processes(host: Host, directory: Path) -> None:
             hostile = subprocess.Popen(
                 [sys.executable, *replay.split()[1:]],
                 cwd=REPOSITORY,
-                env=environment(),
+                # It may be killed: what it leaves behind goes with the test's directory.
+                env=dict(environment(), TMPDIR=str(directory)),
                 stderr=subprocess.PIPE,
                 text=True,
             )

@@ -115,7 +115,7 @@ class Connection:
         self._at = 0
         self._out = bytearray()
         self._processing = False
-        self._reading = True
+        self._reading = False
         self._close_when_sent = False
         self._discard_left = 0
         self._refusal: bytes | None = None
@@ -124,7 +124,12 @@ class Connection:
         self._request_timer: asyncio.TimerHandle | None = None
         self._reserved = 0
         self._ignored = False
-        loop.add_reader(sock.fileno(), self._readable)
+
+    def start(self) -> None:
+        """Serve what has arrived already, mostly the whole request, then whatever comes."""
+        self._readable()
+        if not (self.closed or self.detached or self.suspended or self._out):
+            self._read_again()
 
     # -- in ------------------------------------------------------------------------------------------------
 
@@ -420,10 +425,11 @@ class Connection:
         self.sock.close()
 
     def _let_go(self) -> None:
-        if self.sock.fileno() >= 0:
+        if self._reading:
             self._loop.remove_reader(self.sock.fileno())
+            self._reading = False
+        if self._out:
             self._loop.remove_writer(self.sock.fileno())
-        self._reading = False
         self._stop_stall_timer()
         self._stop_request_timer()
         if self._discard_timer is not None:

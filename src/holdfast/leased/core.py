@@ -8,24 +8,27 @@ other hosts' patience, take over. Errors of one command end that command only.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import resource
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
-from holdfast.leased import lease_commands, space_commands, wire
+from holdfast.leased import block_queue, lease_commands, space_commands, wire
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
 from holdfast.leased.hangups import Hangups
+from holdfast.leased.helper import Helper
+from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.leases import LeaseTable, LocalLease
 from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
@@ -45,12 +48,13 @@ EINVAL: Final = -22
 
 BACKLOG: Final = wire.MAX_CLIENTS
 """As many as can be served: who connects without blocking is then refused by us, not by the kernel."""
-ACCEPTS_PER_TURN: Final = 32
 ACCEPT_PAUSE_S: Final = 0.5
 """After running out of descriptors."""
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
+FAREWELL_TURNS: Final = 10
+"""Turns of the loop for commands that waited for the last lockspace's end to answer before the daemon leaves."""
 MAX_WHOLE_AREAS: Final = 32
 """Commands that format or list a whole area at the same time, up to 8 MiB each; further ones wait for their turn.
 
@@ -68,6 +72,7 @@ class Call(NamedTuple):
 
 
 _AT_ONCE: Final = (Context.MAIN, Context.MAIN_OPEN)
+_VERSION_REPLY: Final = wire.encode_version_reply()
 
 
 class _Leaving(Exception):
@@ -92,6 +97,9 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.set_queue: Callable[[str, int], int] = block_queue.set_queue
+        """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
+        self.helper = Helper(self.clock, start_helper, self.programs.run)
         self.leaving = False
         self.forced_shutdown = False
         self._faults = Faults(options.storage_faults) if options.storage_faults else None
@@ -189,6 +197,8 @@ class LeaseDaemon:
         """Until the last lockspace is gone; requests are served meanwhile."""
         while len(self.spaces):
             await self.spaces.wait_changed()
+        for _ in range(FAREWELL_TURNS):
+            await asyncio.sleep(0)
         log.info("shutdown")
         for connection in self._shutdown_waiters:
             connection.reply(wire.encode_shutdown_reply())
@@ -205,6 +215,7 @@ class LeaseDaemon:
         self._hangups.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
+        self.helper.close()
         self.programs.close()
         self.alarm.close()
         if not len(self.spaces):
@@ -214,26 +225,29 @@ class LeaseDaemon:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
-                if not self._accept_failed:
-                    log.error("accept: %s", error)
-                self._accept_failed = True
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
-                return
-            self._accept_failed = False
-            client = self.clients.add(sock.fileno())
-            if client is None:
-                # The original accepts, never serves and never closes (spec 21 no. 10).
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self._connections[client] = Connection(sock, client, self, self._loop)
+        # One per turn: the loop calls again while there are more, and whoever is connected gets a turn in between.
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError as error:
+            if not self._accept_failed:
+                log.error("accept: %s", error)
+            self._accept_failed = True
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
+            return
+        self._accept_failed = False
+        client = self.clients.add(sock.fileno())
+        if client is None:
+            # The original accepts, never serves and never closes (spec 21 no. 10).
+            sock.close()
+            return
+        if self.options.debug_clients:
+            log.debug("cl %d:%d add", client.ci, client.fd)
+        sock.setblocking(False)
+        connection = self._connections[client] = Connection(sock, client, self, self._loop)
+        connection.start()
 
     def _accept_again(self) -> None:
         if self._listener is not None and self._listener.fileno() >= 0:
@@ -242,6 +256,8 @@ class LeaseDaemon:
     def connection_lost(self, connection: Connection) -> None:
         """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
         client = connection.client
+        if self.options.debug_clients:
+            log.debug("cl %d:%d free", client.ci, client.fd)
         self._connections.pop(client, None)
         self._hangups.forget(connection.sock)
         connection.close()
@@ -256,6 +272,10 @@ class LeaseDaemon:
     def _note_death(self, client: Client) -> None:
         if client.pid_dead:
             return
+        log.debug(
+            "client_pid_dead %d,%d,%d cmd_active %d suspend %d",
+            *(client.ci, client.fd, client.pid, client.cmd_active, client.suspended),
+        )
         if client.kill_count:
             log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
         self.clients.forget_pid(client)
@@ -347,9 +367,9 @@ class LeaseDaemon:
             call = Call(connection, header, payload, client)
             if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "cmd %s %d,%d flags %x", verdict.command.name.lower(), client.ci, client.fd, header.cmd_flags
+        if self.options.debug_cmds >> header.cmd & 1:
+            self.log_ring.note(
+                "cmd_%s %d,%d,%d flags %x", verdict.name, client.ci, client.fd, client.pid, header.cmd_flags
             )
         if verdict.context in _AT_ONCE:
             reply = self._answer(verdict, call)
@@ -369,7 +389,7 @@ class LeaseDaemon:
         """A command of the main loop: nothing in it waits."""
         try:
             reply = entry.handler(self, call)
-            assert not isinstance(reply, Awaitable)
+            assert reply is None or isinstance(reply, bytes)
             return reply
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
@@ -433,7 +453,7 @@ class LeaseDaemon:
         return wire.encode_reply(call.header)
 
     def _version(self, call: Call) -> bytes:
-        return wire.encode_version_reply()
+        return _VERSION_REPLY
 
     def _shutdown(self, call: Call) -> None:
         if call.header.data:
@@ -516,18 +536,26 @@ class LeaseDaemon:
             number = signal.SIGTERM if lease.restricted & wire.RESTRICT_SIGKILL else signal.SIGKILL
         elif force_mode == wire.REQUEST_GRACEFUL:
             if lease.killpath:
-                self.programs.run(lease.killpath, lease.killargs, 0)
+                self.helper.run_program(lease.killpath, lease.killargs, 0)
                 return
             number = signal.SIGKILL if lease.restricted & wire.RESTRICT_SIGTERM else signal.SIGTERM
         else:
             return
         if client.process is not None:
-            client.process.signal(number)
+            self.send_signal(client.process, number)
 
     def run_killpath(self, client: Client) -> bool:
         """Start the client's killpath. True when it was started (it then counts as sent)."""
         pid = client.pid if client.killpath_wants_pid else 0
-        return self.programs.run(client.killpath, client.killargs, pid)
+        return self.helper.run_program(client.killpath, client.killargs, pid)
+
+    def send_signal(self, process: Process, number: int) -> int:
+        """Signal it ourselves, or by the helper when we may not. 0, or the positive errno."""
+        failed = process.signal(number)
+        if failed == errno.EPERM:
+            self.helper.kill(process, number)
+            return 0
+        return failed
 
 
 def _is_orphan_release(header: Header) -> bool:

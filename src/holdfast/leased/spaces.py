@@ -62,6 +62,8 @@ class Space:
         self.rindex_busy = False
         self.operations = 0
         self.acquire_last_attempt = 0
+        self.set_max_sectors_kb = 0
+        """What was written to the block device's queue; 0: nothing."""
         self.added: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.last_examined: dict[int, float] = {}
 

@@ -120,6 +120,10 @@ class DeviceRegistry:
         self._entries: dict[Device, _Entry] = {}
         self._writes: dict[tuple[tuple[int, ...], Faults | None], Writes] = {}
 
+    def use_threads_only(self) -> None:
+        """No kernel interface for asynchronous I/O is used for what is opened from now on."""
+        self._aio_is_missing = self._uring_is_missing = True
+
     @property
     def threads(self) -> int:
         """Threads that exist now."""

@@ -24,7 +24,9 @@ RENEWED_AT = 1000.0
 
 def schedules(interval: int, until: float, delay: float) -> Iterator[list[float]]:
     """Test instants, `interval` apart, in every phase; each wake-up late by `delay`. The first is before the
-    renewal.""" for phase in range(PHASES):
+    renewal.
+    """
+    for phase in range(PHASES):
         first = RENEWED_AT - interval + interval * phase / PHASES + delay
         yield [first + step * interval for step in range(int((until - first) / interval) + 3)]
 

@@ -30,13 +30,15 @@ from holdfast.watchdog.quirks import Quirk
 
 DEFAULT_FIRE_TIMEOUT_S: Final = 60
 
-MIN_FIRE_TIMEOUT_S: Final = 5 """Smaller ones leave no room for a test interval of 1 s and a late wake-up; some
+MIN_FIRE_TIMEOUT_S: Final = 5
+"""Smaller ones leave no room for a test interval of 1 s and a late wake-up; some
 drivers fire at once (spec 8.5)."""
 
 MAX_FIRE_TIMEOUT_S: Final = 3600
 """More than anybody waits for a host to be dead."""
 
-PING_SLOP_S: Final = 0.05 """Between the last look at the clock and the effect of the ping; what takes longer is
+PING_SLOP_S: Final = 0.05
+"""Between the last look at the clock and the effect of the ping; what takes longer is
 found by the look after it."""
 
 RECOVERY_INTERVAL_S: Final = 1
@@ -98,8 +100,8 @@ def latest_reset(last_ping: float, fire_timeout: int, lateness: float) -> float:
 
 
 def original_last_ping(tests: list[float], expire: int, interval: int) -> float:
-    """The last ping of the original for its test instants: the close at the first test with t >= E - I (spec
-    3.8).""" for at in tests:
+    """The last ping of the original for its test instants: the close at the first test with t >= E - I (3.8)."""
+    for at in tests:
         if int(at) >= expire - interval:
             return at
     raise ValueError("no test after the expiry: the schedule is too short")

@@ -52,25 +52,48 @@ class Device:
         now: Callable[[], float] = time.monotonic,
         sysfs_class: str = sysfs.CLASS,
     ) -> None:
-        """Programs and verifies the timeout, and pings. DeviceError when that fails: the device is disarmed."""
+        """Takes the node as it is; use `armed` or `adopt`."""
         self.node = node
         self.support = _support_of(node)
         self.quirk: Quirk = quirk_of(self.support.identity)
-        self.fire_timeout = 0
+        self.fire_timeout = fire_timeout
         self.last_ping = 0.0
         self.boot_status = _boot_status_of(node)
         self._now = now
         self._sysfs = sysfs.directory(node.path, sysfs_class)
+
+    @classmethod
+    def armed(
+        cls,
+        node: Node,
+        fire_timeout: int,
+        now: Callable[[], float] = time.monotonic,
+        sysfs_class: str = sysfs.CLASS,
+    ) -> Device:
+        """Programs and verifies the timeout, and pings. DeviceError when that fails: the device is disarmed."""
+        device = cls(node, fire_timeout, now, sysfs_class)
         try:
-            self._program(fire_timeout)
-            self._ping()
+            device._program(fire_timeout)
+            device._ping()
         except OSError as error:
-            disarm(node, self.quirk)
-            raise DeviceError(f"{self}: cannot be armed with {fire_timeout} s: {error.strerror}") from error
+            disarm(node, device.quirk)
+            raise DeviceError(f"{device}: cannot be armed with {fire_timeout} s: {error.strerror}") from error
         except DeviceError:
-            disarm(node, self.quirk)
+            disarm(node, device.quirk)
             raise
-        self.fire_timeout = fire_timeout
+        return device
+
+    @classmethod
+    def adopt(cls, node: Node, fire_timeout: int, now: Callable[[], float] = time.monotonic) -> Device:
+        """A device that an earlier process armed: neither programmed (that pings) nor pinged. DeviceError."""
+        device = cls(node, fire_timeout, now)
+        try:
+            actual = node.get_timeout() * device.quirk.timeout_factor
+        except OSError as error:
+            raise DeviceError(f"{device}: {error.strerror}") from error
+        if actual > fire_timeout:
+            raise DeviceError(f"{device}: has {actual} s, promised were {fire_timeout} s")
+        return device
 
     def __str__(self) -> str:
         return f"{self.node.path} ({self.support.identity or 'unknown driver'})"
@@ -241,7 +264,7 @@ def arm_first(
                 reasons.append(f"{path}: {error.strerror}")
             continue
         try:
-            return Device(node, fire_timeout, now, sysfs_class)
+            return Device.armed(node, fire_timeout, now, sysfs_class)
         except DeviceError as error:
             reasons.append(str(error))
     if not reasons:

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast.testing.fake_watchdog import I6300ESB, IB700, IPMI, ITCO, SOFTDOG, DriverModel, FakeWatchdog
 from holdfast.watchdog import sysfs
-from holdfast.watchdog.device import Device, DeviceError, arm_first, candidates
+from holdfast.watchdog.device import Device, DeviceError, PingOutcome, arm_first, candidates
 
 
 class ManualClock:
@@ -132,8 +132,19 @@ def test_nothing_short_enough_is_left() -> None:
 
 def test_a_shortened_timeout_is_restored() -> None:
     clock, watchdog, device = armed()
-    watchdog.timeout = 7
-    device.restore_timeout()
+    expire = int(clock()) + 20
+    clock.time = expire - 1.0
+
+    def strike() -> None:
+        clock.time += 10
+
+    watchdog.on_keepalive = strike
+    assert device.ping(expire).shortened_to == watchdog.timeout < 60
+    # Not while the client is expired ...
+    assert device.ping(expire).pinged_at is None
+    assert watchdog.timeout < 60
+    # ... but once it has been extended.
+    assert device.ping(expire + 100) == PingOutcome(clock())
     assert watchdog.fires_at == clock() + 60
 
 

@@ -189,7 +189,8 @@ class FakeNode:
         self.device.ping()
 
     def close(self) -> None:
-        self._enter("close")
+        if self._closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._closed = True
         self.device.is_open = False
         if self.device.running_since is None:

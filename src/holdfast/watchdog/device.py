@@ -29,6 +29,11 @@ MAX_SHORTENINGS: Final = 5
 class DeviceError(Exception):
     """No usable device, or one that does not do what it must; the text says which, why, and what to do."""
 
+    def __init__(self, text: str, gone: bool = False) -> None:
+        super().__init__(text)
+        self.gone = gone
+        """The device does not exist any more: nothing resets this host."""
+
 
 @dataclass(frozen=True, slots=True)
 class PingOutcome:
@@ -58,6 +63,7 @@ class Device:
         self.quirk: Quirk = quirk_of(self.support.identity)
         self.fire_timeout = fire_timeout
         self.last_ping = 0.0
+        self._shortened = False
         self.boot_status = _boot_status_of(node)
         self._now = now
         self._sysfs = sysfs.directory(node.path, sysfs_class)
@@ -134,12 +140,17 @@ class Device:
 
     def _ping(self) -> float:
         at = self._now()
-        self.node.keepalive()
+        if self._shortened:
+            # Every client is well again. SETTIMEOUT pings: it takes the place of the ping, checked like one.
+            self._program(self.fire_timeout)
+            self._shortened = False
+        else:
+            self.node.keepalive()
         self.last_ping = at
         return at
 
     def ping(self, earliest_expire: int | None) -> PingOutcome:
-        """Ping unless it is too late for the client that expires first; OSError when the driver fails.
+        """Ping unless it is too late for the client that expires first. OSError, DeviceError: the driver fails.
 
         The look at the clock and the ping are next to each other; a pause between them is found afterwards.
         """
@@ -164,13 +175,10 @@ class Device:
             except OSError as error:
                 log.error("%s: late ping, and the timeout cannot be shortened: %s", self, error.strerror)
                 return PingOutcome(at, must_restart=True)
+            self._shortened = True
             if self._now() + actual + self.quirk.lateness(actual) <= limit:
                 return PingOutcome(at, shortened_to=actual)
         return PingOutcome(at, must_restart=True)
-
-    def restore_timeout(self) -> None:
-        """The full timeout again, after all clients are well. DeviceError, OSError."""
-        self._program(self.fire_timeout)
 
     def time_left(self) -> int | None:
         """Until it fires, if the driver can tell."""

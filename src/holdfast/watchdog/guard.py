@@ -44,11 +44,9 @@ class Op(enum.IntEnum):
     """Open the first of the paths (text, one per line) that does `value` s, or take the descriptor sent along."""
     PING = 2
     DISARM = 3
-    RESTORE = 4
-    """The full timeout again, after a late ping shortened it."""
-    PRETIMEOUT = 5
+    PRETIMEOUT = 4
     """`value` s, governor in the text."""
-    TIME_LEFT = 6
+    TIME_LEFT = 5
 
 
 class Request(NamedTuple):
@@ -143,9 +141,6 @@ class Guard:
                 device, self.device = self.device, None
                 stopped = device.disarm()
                 return reply._replace(error=0 if stopped else errno.EBUSY)
-            if request.op == Op.RESTORE:
-                self.device.restore_timeout()
-                return reply._replace(armed=True)
             if request.op == Op.PRETIMEOUT:
                 refused = self.device.set_pretimeout(request.value, request.text)
                 return reply._replace(error=-1 if refused else 0, armed=True, text=refused)
@@ -156,6 +151,10 @@ class Guard:
             return reply._replace(error=-1, armed=self.device is not None, text=str(error))
         except OSError as error:
             said = f"{self.device}: {error.strerror}"
+            if error.errno == errno.ENODEV and self.device is not None:
+                # The driver was removed: there is nothing to stop or to ping, but perhaps another one to open.
+                self.device.node.close()
+                self.device = None
             return reply._replace(error=error.errno or errno.EIO, armed=self.device is not None, text=said)
         return reply._replace(error=errno.ENOSYS, text=f"unknown request {request.op}")
 

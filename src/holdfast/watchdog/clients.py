@@ -34,6 +34,12 @@ class Client:
     """The connection is gone; the expiry stands."""
     asked_for: int = 0
     """The fire timeout of its OPEN_WATCHDOG; 0: it never sent one (an old client)."""
+    start: int = 0
+    """When its process started, clock ticks since boot; 0: unknown."""
+    inherited: bool = False
+    """Of an earlier daemon that died. Its process may come back for it."""
+    supersedes: Client | None = None
+    """An inherited slot of the same process and name, which ends with this one's first expiry."""
 
     @property
     def arms(self) -> bool:
@@ -80,19 +86,31 @@ class Clients:
         self.slots.pop(client.ci, None)
         return False
 
-    def apply(self, client: Client, message: Message, peer_pid: int) -> bool:
+    def apply(self, client: Client, message: Message, peer_pid: int, peer_start: int = 0) -> bool:
         """A message without a reply. False when it is none of those."""
         if message.cmd == Command.REGISTER:
-            client.pid, client.name = peer_pid, message.name
+            client.pid, client.start, client.name = peer_pid, peer_start, message.name
+            client.supersedes = self._inherited_from(client)
         elif message.cmd == Command.REFCOUNT_SET:
             client.refcount = True
         elif message.cmd == Command.REFCOUNT_CLEAR:
             client.refcount = False
         elif message.cmd == Command.TEST_LIVE:
             client.renewal, client.expire = message.renewal, message.expire
+            if client.supersedes is not None:
+                # Not earlier: without a word on its expiry the old one stands.
+                self.slots.pop(client.supersedes.ci, None)
+                client.supersedes = None
         else:
             return False
         return True
+
+    def _inherited_from(self, client: Client) -> Client | None:
+        """The slot that this very process had with a daemon that died. A name alone proves nothing (spec 3.3)."""
+        if not client.start:
+            return None
+        same = (client.name, client.pid, client.start)
+        return next((one for one in self if one.inherited and (one.name, one.pid, one.start) == same), None)
 
     @property
     def earliest_expire(self) -> int | None:

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from holdfast.watchdog import timing, wire
 from holdfast.watchdog.clients import Client, Clients
 from holdfast.watchdog.device import DeviceError
+from holdfast.watchdog.quirks import ORDINARY as LATEST_DRIVER
 from holdfast.watchdog.rules import Action, Event, Phase, react
 from holdfast.watchdog.wire import Command, Message
 
@@ -36,6 +37,9 @@ class Armed:
     lateness: float
     """Seconds that it may fire late."""
     pinged_at: float
+    """CLOCK_MONOTONIC; 0 for a device that was armed by an earlier daemon and has not been pinged by us."""
+    boot_status: int = -1
+    """The driver's word on the last reset, -1 when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +145,10 @@ class Keeper:
         """Whether SIGTERM has to be ignored."""
         return self.clients.refcounted or self.clients.earliest_expire is not None
 
-    async def message(self, client: Client, raw: bytes, peer_pid: int) -> bytes | None:
+    async def message(self, client: Client, raw: bytes, peer_pid: int, peer_start: int = 0) -> bytes | None:
         """One message of a client; returns the reply, if there is one. DUMP_DEBUG is not for here."""
         message = wire.decode(raw)
-        if self.clients.apply(client, message, peer_pid):
+        if self.clients.apply(client, message, peer_pid, peer_start):
             self.changed.set()
             return None
         if message.cmd == Command.STATUS:
@@ -162,6 +166,8 @@ class Keeper:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""
         async with self._stepping:
             if self.phase is Phase.DISARMED:
+                if not self._may_arm():
+                    return 0
                 before = self.fire_timeout
                 if not timing.MIN_FIRE_TIMEOUT_S <= message.fire_timeout <= timing.MAX_FIRE_TIMEOUT_S:
                     return 0
@@ -214,7 +220,7 @@ class Keeper:
         async with self._stepping:
             now = self._now()
             if self.phase in (Phase.DISARMED, Phase.LOST):
-                if self._is_needed and now >= self._next_arm:
+                if self._is_needed and now >= self._next_arm and self._may_arm():
                     await self._step(Event.NEEDED if self.phase is Phase.DISARMED else Event.OPENED)
             elif not self._is_needed and not len(self.clients):
                 await self._step(Event.PASS if self.withholding else Event.UNUSED)
@@ -222,6 +228,18 @@ class Keeper:
                 self.last_test = now
                 failures = [*await self._checks(), *self.expired()]
                 await self._step(Event.FAIL if failures else Event.PASS, failures)
+
+    def _may_arm(self) -> bool:
+        """Arming pings. A client of an earlier daemon that has expired must not be given another fire timeout.
+
+        The device, left running by that daemon, ends the host in time; nothing is to be done here.
+        """
+        now = self._now()
+        if timing.may_ping(now, self.clients.earliest_expire, LATEST_DRIVER.lateness(self.device_timeout)):
+            return True
+        self._next_arm = now + REARM_PAUSE_S
+        log.error("watchdog not armed: a client that an earlier daemon left has expired; the host is to be reset")
+        return False
 
     def expired(self) -> list[str]:
         """A line for each client that forbids a ping now, in the original's words."""

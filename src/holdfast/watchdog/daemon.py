@@ -1,7 +1,7 @@
 """Start, signals and end of the watchdog daemon process (spec watchdog 3.1, 3.2, 3.4).
 
 Order of start: lock file (so that the old one is surely dead), marker and state (what clients it left), socket,
-guard, loop. A proper end disarms the device and removes marker and state; it is refused while anybody relies on it.
+guard, loop. A proper end disarms the device and removes marker and state; it is refused while it is relied upon.
 """
 
 from __future__ import annotations

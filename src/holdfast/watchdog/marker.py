@@ -32,8 +32,9 @@ class Marker:
             if not self._is_ours():
                 raise MarkerInUse(
                     f"{self._path} exists and is not ours: a wdmd runs, or it died and the watchdog resets this "
-                    "host within its fire timeout. Starting now could keep a host alive that others believe dead. Stop "
-                    "wdmd properly, or wait for the reset; remove the file by hand only if no client of it is left"
+                    "host within its fire timeout. Starting now could keep a host alive that others believe dead. "
+                    "Stop wdmd properly, or wait for the reset; remove the file by hand only if no client of it "
+                    "is left"
                 ) from None
             return True
         with os.fdopen(fd, "wb") as file:

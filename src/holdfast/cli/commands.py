@@ -31,9 +31,14 @@ LEASE: dict[str, Entry] = {
     "dump": Entry("show what is on storage, without a daemon", "holdfast.cli.lease_dump"),
 }
 
+WATCHDOG: dict[str, Entry] = {
+    "daemon": Entry("run the watchdog daemon (wdmd-compatible)", "holdfast.cli.watchdog_daemon"),
+}
+
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", group=LEASE),
+    "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

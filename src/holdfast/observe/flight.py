@@ -1,8 +1,8 @@
 """The flight recorder: a small ring file of one-sector records that survives a reset.
 
 Codec and file, no judgement (that is `why`). A record is 512 bytes with a checksum, written in one piece to its
-own slot, so a reset can cost the last one but never an older one. The file has a fixed size from the start: recording
-never needs space. Contents are hostile when read: what does not check is skipped and counted.
+own slot, so a reset can cost the last one but never an older one. The file has a fixed size from the start:
+recording never needs space. Contents are hostile when read: what does not check is skipped and counted.
 
     header (512 bytes): magic, version, number of slots
     slot: CRC-32 of the rest, length, sequence number, boot id, CLOCK_BOOTTIME, wall time, then JSON

@@ -122,8 +122,8 @@ def _judge(history: Sequence[Record], evidence: Evidence, fired: bool | None) ->
     if armed and last_other is not None and last_other > last_watchdog + _patience(watchdog):
         return (
             Cause.DAEMON_GONE,
-            f"The watchdog daemon gave its last sign of life at {last_watchdog:.1f} (killed, stopped or hung), the "
-            f"rest of the host lived on until {last_other:.1f}; the device was not pinged and reset the host.",
+            f"The watchdog daemon gave its last sign of life at {last_watchdog:.1f} (killed, stopped or hung), "
+            f"the rest of the host lived on until {last_other:.1f}; the device was not pinged and reset the host.",
             True,
         )
     if armed and fired:

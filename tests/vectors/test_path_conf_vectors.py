@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from tests.vectors.path_conf import HERE, MAIN, config_of, expected, names, parse, rendered, tree
 
 from holdfast.path.conf_merge import merge
 from holdfast.path.conf_render import render, render_rules
-from tests.vectors.path_conf import HERE, MAIN, config_of, expected, names, parse, rendered, tree
 
 RELEASES = ("0.9.4", "0.14.3")
 BUILT_IN = json.loads((HERE / "conf" / "builtin-defaults.json").read_text())

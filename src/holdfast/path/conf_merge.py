@@ -129,24 +129,24 @@ class _Merger:
             self._protocols[str(kind.value)] = filled(block.settings, earlier)
 
     def _merged_multipaths(self) -> dict[str, dict[str, Sourced]]:
-        found: dict[str, dict[str, Sourced]] = {}
         for block in self._multipaths:
-            wwid = block.settings.get("wwid")
-            if wwid is None:
+            if "wwid" not in block.settings:
                 hint = f"the multipath of line {block.line} is left out"
                 text = "multipaths config section missing wwid"
                 self._remarks.add(about_file(text, block.path, level=ERROR, hint=hint))
-        for block in self._multipaths:
-            wwid = block.settings.get("wwid")
-            if wwid is None:
-                continue
-            name = str(wwid.value)
+        named = [
+            (str(block.settings["wwid"].value), block) for block in self._multipaths if "wwid" in block.settings
+        ]
+        # Sorted first, then merged: that is the order of the remarks.
+        named.sort(key=lambda item: item[0].encode("utf-8", "surrogateescape"))
+        found: dict[str, dict[str, Sourced]] = {}
+        for name, block in named:
             if name in found:
                 text = f"merge_mptable: duplicate multipath config section for {name}"
-                hint = "they are merged; the later one's values win"
+                hint = f"the one of line {block.line} is merged with an earlier one, its values win"
                 self._remarks.add(about_file(text, block.path, level=WARNING, hint=hint))
             found[name] = filled(block.settings, found.get(name, {}))
-        return dict(sorted(found.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")))
+        return found
 
     def config(self, files: tuple[str, ...], native_nvme: bool) -> Config:
         """Everything that was read, with the default rules."""

@@ -335,8 +335,9 @@ _COMMON = (
 _DEVICE = (
     "vendor product revision product_blacklist path_grouping_policy uid_attribute path_selector path_checker "
     "alias_prefix features hardware_handler prio prio_args failback rr_weight no_path_retry rr_min_io "
-    "rr_min_io_rq flush_on_last_del fast_io_fail_tmo dev_loss_tmo eh_deadline user_friendly_names retain_attached_hw_handler "
-    f"detect_prio detect_checker detect_pgpolicy detect_pgpolicy_use_tpg {_COMMON} all_tg_pt vpd_vendor "
+    "rr_min_io_rq flush_on_last_del fast_io_fail_tmo dev_loss_tmo eh_deadline user_friendly_names "
+    "retain_attached_hw_handler detect_prio detect_checker detect_pgpolicy detect_pgpolicy_use_tpg "
+    f"{_COMMON} all_tg_pt vpd_vendor "
     "recheck_wwid"
 )
 
@@ -349,7 +350,8 @@ PRINT_ORDER: Final[Mapping[Section, tuple[str, ...]]] = {
     Section.MULTIPATH: tuple(
         (
             "wwid alias path_grouping_policy path_selector prio prio_args failback rr_weight no_path_retry "
-            f"rr_min_io rr_min_io_rq flush_on_last_del features mode uid gid reservation_key user_friendly_names {_COMMON}"
+            "rr_min_io rr_min_io_rq flush_on_last_del features mode uid gid reservation_key "
+            f"user_friendly_names {_COMMON}"
         ).split()
     ),
     Section.PROTOCOL: ("type", "fast_io_fail_tmo", "dev_loss_tmo", "eh_deadline"),

@@ -82,8 +82,9 @@ def _wants_values(arguments: argparse.Namespace) -> bool:
 def _effective(config: Config, arguments: argparse.Namespace) -> list[Effective]:
     if not (arguments.device or arguments.wwid or arguments.protocol):
         return list(whole(config))
-    vendor, product, revision, *_ = [*(arguments.device or "").split(":", 2), "", "", ""]
-    devices = config.matching_devices(vendor, product, revision) if arguments.device else ()
+    device: str = arguments.device or ""
+    vendor, product, revision, *_ = [*device.split(":", 2), "", "", ""]
+    devices = config.matching_devices(vendor, product, revision) if device else ()
     return list(of_subject(config, Subject(arguments.wwid, devices, arguments.protocol)))
 
 

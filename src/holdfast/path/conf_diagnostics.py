@@ -87,9 +87,9 @@ class Place:
         return Diagnostic(ERROR, text, self.path, self.line, "unmatched '}'")
 
 
-def about_file(text: str, path: str, *, level: int, hint: str = "") -> Diagnostic:
-    """A remark that has no line; `text` is whole."""
-    return Diagnostic(level, text, path, hint=hint, brief=text)
+def about_file(text: str, path: str, *, level: int, hint: str = "", line: int = 0, brief: str = "") -> Diagnostic:
+    """A remark in which the original names no line; `text` is whole. We may know the line."""
+    return Diagnostic(level, text, path, line, brief or text, hint)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

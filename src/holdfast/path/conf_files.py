@@ -1,4 +1,7 @@
-"""Which files make up the configuration, and their bytes (spec path 7.2). Blocks: for start-up and worker threads."""
+"""Which files make up the configuration, and their bytes (spec path 7.2).
+
+Blocks: for start-up and worker threads.
+"""
 
 from __future__ import annotations
 

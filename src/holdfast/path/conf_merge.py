@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from holdfast.path.conf import Config, DeviceEntry, DeviceRule, Origin, Rule, Rules
-from holdfast.path.conf_diagnostics import ERROR, INFO, NOTICE, WARNING, Diagnostics, Place, about_file
+from holdfast.path.conf_diagnostics import ERROR, INFO, NOTICE, WARNING, Diagnostic, Diagnostics, Place, about_file
 from holdfast.path.conf_parser import Block, Parser, Sourced
 from holdfast.path.hwtable import HARDWARE, listed_devices
 from holdfast.path.keyword_values import Surroundings
@@ -45,6 +45,10 @@ def merge(
 def filled(later: Settings, earlier: Settings) -> dict[str, Sourced]:
     """The later one's values; what it does not set from the earlier one."""
     return {**earlier, **{name: sourced for name, sourced in later.items() if sourced.value is not None}}
+
+
+def _left_out(text: str, block: Block, brief: str) -> Diagnostic:
+    return about_file(text, block.path, level=ERROR, line=block.line, brief=brief, hint="it is left out")
 
 
 class _Merger:
@@ -90,8 +94,8 @@ class _Merger:
         for at, (entry, block) in enumerate(zip(entries, blocks, strict=True)):
             if None in entry.key[:2]:
                 text = f"device config in {path} missing vendor or product parameter"
-                hint = f"the device of line {block.line} is left out"
-                self._remarks.add(about_file(text, path, level=ERROR, hint=hint))
+                brief = "device without vendor or product"
+                self._remarks.add(_left_out(text, block, brief))
                 continue
             if last[entry.key] != at:
                 self._duplicate(entry.key, path, WARNING)
@@ -103,7 +107,9 @@ class _Merger:
     def _duplicate(self, key: tuple[str | None, ...], path: str, level: int) -> None:
         shown = ":".join("(null)" if part is None else part for part in key)
         text = f"factorize_hwtable: duplicate device section for {shown} in {path}"
-        self._remarks.add(about_file(text, path, level=level, hint="they are merged; the later one's values win"))
+        brief = f"more than one device section for {shown}"
+        hint = "they are merged; the later one's values win"
+        self._remarks.add(about_file(text, path, level=level, hint=hint, brief=brief))
 
     def _check_patterns(self, entry: DeviceEntry) -> None:
         """The original finds out when it looks for a device, or ends without a word (product_blacklist)."""
@@ -122,8 +128,7 @@ class _Merger:
             kind = block.settings.get("type")
             if kind is None:
                 text = f"protocol section in {path} missing type"
-                hint = f"the one of line {block.line} is left out"
-                self._remarks.add(about_file(text, path, level=ERROR, hint=hint))
+                self._remarks.add(_left_out(text, block, "protocol section without type"))
                 continue
             earlier = self._protocols.pop(str(kind.value), {})
             self._protocols[str(kind.value)] = filled(block.settings, earlier)
@@ -131,9 +136,8 @@ class _Merger:
     def _merged_multipaths(self) -> dict[str, dict[str, Sourced]]:
         for block in self._multipaths:
             if "wwid" not in block.settings:
-                hint = f"the multipath of line {block.line} is left out"
                 text = "multipaths config section missing wwid"
-                self._remarks.add(about_file(text, block.path, level=ERROR, hint=hint))
+                self._remarks.add(_left_out(text, block, "multipath without wwid"))
         named = [
             (str(block.settings["wwid"].value), block) for block in self._multipaths if "wwid" in block.settings
         ]
@@ -143,8 +147,15 @@ class _Merger:
         for name, block in named:
             if name in found:
                 text = f"merge_mptable: duplicate multipath config section for {name}"
-                hint = f"the one of line {block.line} is merged with an earlier one, its values win"
-                self._remarks.add(about_file(text, block.path, level=WARNING, hint=hint))
+                remark = about_file(
+                    text,
+                    block.path,
+                    level=WARNING,
+                    hint="they are merged; the later one's values win",
+                    line=block.line,
+                    brief=f"another multipath section for {name}",
+                )
+                self._remarks.add(remark)
             found[name] = filled(block.settings, found.get(name, {}))
         return found
 

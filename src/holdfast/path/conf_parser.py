@@ -64,8 +64,16 @@ class Parser:
             if counts:
                 self._line(line, stack, main)
         if len(stack) > 1:
-            hint = f"{stack[-1].section.word} was opened on line {stack[-1].line}"
-            self.remarks.add(about_file(f"missing '}}' at end of {path}", path, level=WARNING, hint=hint))
+            hint = f"of {stack[-1].section.word}; what was read stays in force"
+            remark = about_file(
+                f"missing '}}' at end of {path}",
+                path,
+                level=WARNING,
+                hint=hint,
+                line=stack[-1].line,
+                brief="missing '}' at the end of the file",
+            )
+            self.remarks.add(remark)
         return top.children
 
     def _line(self, line: Line, stack: list[Block], main: bool) -> None:
@@ -121,7 +129,7 @@ class Parser:
 
     def _problem(self, keyword: Keyword, line: Line, outcome: Outcome, place: Place, main: bool) -> None:
         if outcome.before:
-            self.remarks.add(about_file(outcome.before, place.path, level=WARNING))
+            self.remarks.add(about_file(outcome.before, place.path, level=WARNING, line=place.line))
         if not outcome.problem:
             return
         if outcome.fatal:
@@ -156,8 +164,10 @@ class Parser:
         elsewhere = [other for other in Section if other is not section and word in self._known(other)]
         if not elsewhere:
             return ""
-        names = [other.word or "the top level" for other in dict.fromkeys(elsewhere)]
-        return f"it belongs in {', '.join(dict.fromkeys(names))}; is a }} missing or too many?"
+        if Section.TOP in elsewhere:
+            return f"{word} is a section of its own; is a }} missing before it?"
+        names = dict.fromkeys(other.word for other in elsewhere)
+        return f"it belongs in {', '.join(names)}; is a }} missing or too many?"
 
     def _known(self, section: Section) -> list[str]:
         return [*keywords_of(section, self._around.release), *CHILDREN.get(section, {})]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.path.conf_diagnostics import nearest
 from holdfast.path.keywords import INT_MAX, NEW, NR_OPEN, UINT_MAX, Keyword, Kind, Release, Value
 from holdfast.path.posix_regex import PatternError, compile_pattern
 
@@ -93,7 +94,11 @@ def parse_value(keyword: Keyword, text: str, around: Surroundings) -> Outcome:
 
 
 def _invalid(keyword: Keyword, text: str, hint: str = "") -> Outcome:
-    return Outcome(keep=True, problem=f'invalid value for {keyword.name}: "{text}"', hint=hint or allowed(keyword))
+    return Outcome(
+        keep=True,
+        problem=f'invalid value for {keyword.name}: "{text}"',
+        hint=hint or nearest(text, keyword.words) or allowed(keyword),
+    )
 
 
 def allowed(keyword: Keyword) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ MAX_BYTES: Final = 8 << 20
 """Of one file: some hundred thousand lines."""
 MAX_REOPENS: Final = 100
 """How often another process may replace the file before we give up."""
+
+
+_OURS: Final[dict[str, threading.Lock]] = {}
+"""fcntl locks belong to the process, and closing any descriptor gives them up: threads take turns by these."""
 
 
 class StateFileError(OSError):
@@ -74,6 +79,18 @@ def locked(path: str, header: bytes, timeout_s: float = LOCK_TIMEOUT_S) -> Itera
     lock is not to be had in time.
     """
     deadline = time.monotonic() + timeout_s
+    ours = _OURS.setdefault(os.path.realpath(path), threading.Lock())
+    if not ours.acquire(timeout=max(timeout_s, 0)):
+        raise StateFileError(errno.ETIMEDOUT, "locked by another thread", path)
+    try:
+        with _locked(path, header, deadline) as file:
+            yield file
+    finally:
+        ours.release()
+
+
+@contextlib.contextmanager
+def _locked(path: str, header: bytes, deadline: float) -> Iterator[LockedFile]:
     for _ in range(MAX_REOPENS):
         file = _open(path)
         try:

@@ -74,7 +74,7 @@ def wwid_of_page_83(page: bytes) -> Chosen:
         at += 4 + length
     if not best[0]:
         raise WwidError(failure, tuple(remarks))
-    return Chosen(_text(best[1]), tuple(remarks))
+    return Chosen(_text(best[1], remarks), tuple(remarks))
 
 
 def _priority(descriptor: bytes) -> int | None:
@@ -96,18 +96,29 @@ def _priority(descriptor: bytes) -> int | None:
     return None
 
 
-def _text(descriptor: bytes) -> str:
+def _text(descriptor: bytes, remarks: list[str]) -> str:
     kind, data = descriptor[1] & 0xF, descriptor[4:]
     if kind in (2, 3):
         return f"{kind}{data.hex()}"
-    data = data.split(b"\0", 1)[0]
-    if kind == 8:
-        prefix, rest = _NAMES[data[:4]], data[4:].decode("utf-8", "surrogateescape")
-        # The hexadecimal kinds have whole bytes behind the digit: 127 is an odd length.
-        return (prefix + (rest if prefix == "8" else rest.lower()))[:MAX_WWID]
-    words = data.decode("utf-8", "surrogateescape").rstrip(" ")
+    if len(data) > MAX_WWID + 1:
+        remarks.append(f"parse_vpd_pg83: suspicious designator length {len(data)} truncated to {MAX_WWID + 1}")
+        data = data[: MAX_WWID + 1]
+    text = _name_text(data) if kind == 8 else _vendor_text(data)
+    if len(text) > MAX_WWID:
+        remarks.append(f"parse_vpd_pg83: WWID overflow, type {kind}, {len(text)}/{MAX_WWID + 1} bytes required")
+    # The hexadecimal kinds have whole bytes behind the digit: 127 is an odd length.
+    return text[:MAX_WWID]
+
+
+def _name_text(data: bytes) -> str:
+    prefix, rest = _NAMES[data[:4]], data[4:].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    return prefix + (rest if prefix == "8" else rest.lower())
+
+
+def _vendor_text(data: bytes) -> str:
+    words = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape").rstrip(" ")
     leading = "_" if words.startswith(" ") else ""
-    return f"1{leading}{'_'.join(part for part in words.split(' ') if part)}"[:MAX_WWID]
+    return f"1{leading}{'_'.join(part for part in words.split(' ') if part)}"
 
 
 def serial_of_page_80(page: bytes) -> str:

@@ -13,6 +13,7 @@ NOTICE: Final = 2
 INFO: Final = 3
 LEVEL_NAMES: Final = {ERROR: "error", WARNING: "warning", NOTICE: "notice", INFO: "info"}
 
+MAX_HINTS: Final = 100
 MAX_DIAGNOSTICS: Final = 1000
 """Of one configuration; what comes behind is counted only."""
 
@@ -117,10 +118,9 @@ class Diagnostics:
             else:
                 self.left_out += 1
 
-    @property
-    def full(self) -> bool:
-        """Whether looking for hints is a waste."""
-        return len(self._kept) >= MAX_DIAGNOSTICS
+    def wants_hint(self) -> bool:
+        """Whether to look for what was meant: it takes a millisecond, so the first hundred times only."""
+        return len(self._kept) < MAX_HINTS
 
     def all(self) -> tuple[Diagnostic, ...]:
         """In the order in which they were found."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from holdfast.path.conf_diagnostics import NOTICE, WARNING, Diagnostics, Place, about_file, nearest
 from holdfast.path.conf_lexer import Line, lines, validate
-from holdfast.path.keyword_values import Outcome, Surroundings, parse_value
+from holdfast.path.keyword_values import Outcome, Surroundings, parse_value, suggestion
 from holdfast.path.keywords import CHILDREN, OLD, Keyword, Kind, Section, Value, keywords_of
 
 
@@ -98,7 +98,7 @@ class Parser:
             self._setting(keyword, line, block, main)
         else:
             where = f" in the {block.section.word} section" if block.section is not Section.TOP else ""
-            hint = "" if self.remarks.full else self._hint(line.word, block.section)
+            hint = self._hint(line.word, block.section) if self.remarks.wants_hint() else ""
             self.remarks.add(place.at(f"invalid keyword{where}: {line.word}", hint))
 
     def _duplicate(self, word: str, block: Block, place: Place) -> None:
@@ -137,7 +137,10 @@ class Parser:
             self.remarks.add(place.at(f"parsing failed: {line.raw}", hint, fatal=main))
             return
         separator = "," if keyword.kind is Kind.UID_ATTRIBUTES else ", "
-        self.remarks.add(place.at(outcome.problem, outcome.hint, separator=separator))
+        hint = outcome.hint
+        if outcome.unknown and self.remarks.wants_hint():
+            hint = suggestion(keyword, line.value)
+        self.remarks.add(place.at(outcome.problem, hint, separator=separator))
 
     def _ignored(self, keyword: Keyword, place: Place) -> None:
         """Said once for each option."""

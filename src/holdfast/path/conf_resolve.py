@@ -17,23 +17,37 @@ from holdfast.path.keywords import Section, Value, keywords_of
 
 
 class Source(enum.Enum):
-    """The value is how logs name it."""
+    """Where a value comes from."""
 
-    COMMAND_LINE = "(setting: multipath command line [-p] flag)"
-    DETECTED = "(setting: storage device autodetected)"
-    MULTIPATHS = "(setting: multipath.conf multipaths section)"
-    OVERRIDES = "(setting: multipath.conf overrides section)"
-    PROTOCOL = "(setting: multipath.conf overrides protocol section)"
-    DEVICES = "(setting: multipath.conf defaults/devices section)"
-    HARDWARE = "(setting: storage device configuration)"
-    DEFAULTS = "(setting: multipath.conf defaults/devices section) "
-    BUILT_IN = "(setting: multipath internal)"
-    FEATURES = "(setting: features of the same map)"
+    COMMAND_LINE = enum.auto()
+    DETECTED = enum.auto()
+    MULTIPATHS = enum.auto()
+    PROTOCOL = enum.auto()
+    OVERRIDES = enum.auto()
+    DEVICES = enum.auto()
+    """A `device` section of the files."""
+    HARDWARE = enum.auto()
+    """The built-in hardware table."""
+    DEFAULTS = enum.auto()
+    BUILT_IN = enum.auto()
 
     @property
     def log(self) -> str:
-        """As logs have it; `defaults` and `devices` have the same words."""
-        return self.value.strip()
+        """As logs have it; `defaults` and `devices` share their words."""
+        return f"(setting: {_LOG[self]})"
+
+
+_LOG: Final = {
+    Source.COMMAND_LINE: "command line",
+    Source.DETECTED: "storage device autodetected",
+    Source.MULTIPATHS: "multipath.conf multipaths section",
+    Source.PROTOCOL: "multipath.conf overrides section",
+    Source.OVERRIDES: "multipath.conf overrides section",
+    Source.DEVICES: "multipath.conf defaults/devices section",
+    Source.HARDWARE: "storage device configuration",
+    Source.DEFAULTS: "multipath.conf defaults/devices section",
+    Source.BUILT_IN: "multipath internal",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class Outcome:
     """The original gives up the whole file."""
     deprecated: bool = False
     hint: str = ""
+    unknown: bool = False
+    """Not among what may be written: `suggestion` knows more."""
 
 
 def parse_value(keyword: Keyword, text: str, around: Surroundings) -> Outcome:
@@ -93,12 +95,13 @@ def parse_value(keyword: Keyword, text: str, around: Surroundings) -> Outcome:
     return outcome
 
 
-def _invalid(keyword: Keyword, text: str, hint: str = "") -> Outcome:
-    return Outcome(
-        keep=True,
-        problem=f'invalid value for {keyword.name}: "{text}"',
-        hint=hint or nearest(text, keyword.words) or allowed(keyword),
-    )
+def _invalid(keyword: Keyword, text: str) -> Outcome:
+    return Outcome(keep=True, problem=f'invalid value for {keyword.name}: "{text}"', unknown=True)
+
+
+def suggestion(keyword: Keyword, text: str) -> str:
+    """What was probably meant, else what may be written. Takes its time."""
+    return nearest(text, keyword.words) or allowed(keyword)
 
 
 def allowed(keyword: Keyword) -> str:

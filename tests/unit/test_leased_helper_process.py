@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.processes import Process, start_time
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.helper_wire import Kind, Request, Result, Status, decode_statuses
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.programs import Programs
 from tests.unit.leased_harness import PATIENCE_S, leased_host
 from tests.unit.test_leased_failure import damage_own_record

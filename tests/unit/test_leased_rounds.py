@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import pytest
 
+from holdfast.daemons.processes import Process
 from holdfast.lease.lockspace import Lockspace
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
 from holdfast.leased.leases import LeaseTable, Stage
 from holdfast.leased.membership import _watch
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process
 from holdfast.leased.recovery import MAX_KILLS, Phase
 from holdfast.leased.spaces import Space
 from holdfast.testing.sim_clock import SimClock, SimHost

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.log import LineFormatter, LogRing
+from holdfast.daemons.processes import Process, start_time
 from holdfast.leased import wire
 from holdfast.leased.clients import Client, ClientTable
 from holdfast.leased.killpath import killpath_argv, split_arguments
-from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.record import FORMAT, RunRecord, replay
 from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
+from holdfast.daemons.log import LogRing
+from holdfast.daemons.processes import Process
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
 from holdfast.leased import block_queue, lease_commands, space_commands, wire
@@ -30,9 +32,7 @@ from holdfast.leased.hangups import Hangups
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.leases import LeaseTable, LocalLease
-from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
-from holdfast.leased.processes import Process
 from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord
 from holdfast.leased.spaces import Listed, Space, SpaceTable

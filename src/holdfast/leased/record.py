@@ -18,9 +18,9 @@ import signal
 from functools import lru_cache
 from typing import Final
 
+from holdfast.daemons.processes import Process, start_time
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased.clients import Client
-from holdfast.leased.processes import Process, start_time
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from holdfast.daemons.log import LOG_DEBUG, LOG_ERR, LOG_NONE
 from holdfast.lease import timing
 from holdfast.leased.options import (
     DEFAULT_DEBUG_CMDS,
-    LOG_DEBUG,
-    LOG_ERR,
-    LOG_NONE,
     MAX_FIRE_TIMEOUT_S,
     MAX_KILL_GRACE_S,
     MAX_RENEWAL_HISTORY,

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from holdfast.leased.processes import start_time
+from holdfast.daemons.processes import start_time
 from holdfast.watchdog import wire
 from holdfast.watchdog.clients import Client
 from holdfast.watchdog.keeper import Keeper

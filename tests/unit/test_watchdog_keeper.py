@@ -39,22 +39,43 @@ class DirectGuard:
     delay_s: float = 0.0
     """How long a message waits before the guard gets it: as if the guard were stopped."""
 
-    async def arm(self, timeout: int) -> Armed:
-        reply = self.guard.handle(Request(Op.ARM, value=timeout, text="/dev/watchdog0"))
+    async def arm(self, timeout: int, nearest: bool = False) -> Armed:
+        reply = self.guard.handle(Request(Op.ARM, value=timeout, text="/dev/watchdog0", nearest=nearest))
         if reply.error:
             raise DeviceError(reply.text)
-        path, identity = reply.text.split("\t")
-        return Armed(path, identity, reply.lateness, reply.pinged_at)
+        path, identity, remark = reply.text.split("\t")
+        return Armed(path, identity, reply.lateness, reply.pinged_at, reply.value, reply.timeout, remark)
 
     async def ping(self, earliest_expire: int | None, heartbeat_until: float) -> Pinged:
         await asyncio.sleep(self.delay_s)
         request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
+        return self.pinged(request)
+
+    def pinged(self, request: Request) -> Pinged:
         reply = self.guard.handle(request)
         if reply.error in (errno.ETIME, errno.ESTALE):
             return Pinged(None)
         if reply.error:
             raise DeviceError(reply.text, gone=reply.error == errno.ENODEV)
-        return Pinged(reply.pinged_at, reply.shortened_to)
+        return Pinged(reply.pinged_at, reply.shortened_to, reply.timeout, reply.lateness, reply.text)
+
+    async def program(
+        self, timeout: int, nearest: bool, earliest_expire: int | None, heartbeat_until: float
+    ) -> Pinged:
+        expire = earliest_expire or 0
+        return self.pinged(
+            Request(Op.PROGRAM, 0, expire, heartbeat_until=heartbeat_until, value=timeout, nearest=nearest)
+        )
+
+    async def set_pretimeout(self, pretimeout: int, governor: str = "") -> str:
+        reply = self.guard.handle(Request(Op.PRETIMEOUT, value=pretimeout, text=governor))
+        return reply.text if reply.error else ""
+
+    async def hand_over(self, timeout: int) -> tuple[int, str]:
+        reply = self.guard.handle(Request(Op.HAND_OVER, value=timeout))
+        if reply.error:
+            raise DeviceError(reply.text)
+        return reply.timeout, reply.text
 
     async def disarm(self) -> bool:
         return self.guard.handle(Request(Op.DISARM)).error == 0

@@ -28,6 +28,7 @@ from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.hangups import Hangups
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
@@ -37,6 +38,7 @@ from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
+from holdfast.observe.recorder import NoRecorder
 from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
@@ -97,6 +99,8 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.flight = FlightNotes(NoRecorder())
+        """Replaced before `run` by one with a file."""
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
@@ -133,9 +137,10 @@ class LeaseDaemon:
                 await self._exit.wait()
                 await self._finish()
         except* _Leaving:
-            pass
+            self.flight.stop()
         finally:
             self._close_everything()
+            self.flight.close()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Background work on one lease; its errors end that work only."""

@@ -26,10 +26,12 @@ from holdfast.daemons.log import DaemonLog
 from holdfast.lease import timing
 from holdfast.leased import privileges
 from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import start_log
 from holdfast.leased.options import DaemonOptions
 from holdfast.leased.settings import HOST_RUN_DIR
+from holdfast.observe.recorder import open_recorder
 from holdfast.storage import close_storage, registry
 from holdfast.version import __version__
 
@@ -94,6 +96,9 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
     lock = take_lock_file(options)
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
+        # While we are root: afterwards the file stays open.
+        daemon.flight = FlightNotes(open_recorder(options.recorder or None, "lease"))
+        daemon.flight.start(version=__version__, host=daemon.host_name, io_timeout=options.io_timeout_s)
         helper = _start_first_helper()
         # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
         codecs.lookup("ascii")

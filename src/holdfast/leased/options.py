@@ -92,6 +92,8 @@ class DaemonOptions:
     syslog_priority: int = LOG_NONE
     names_log_priority: int = LOG_WARNING
     """Accepted, without effect, as in the original."""
+    recorder: str | None = None
+    """Path of the flight recorder; None: what happened before a reset is not recorded."""
     storage_faults: str | None = None
     """Test hook: path of a fault plan; every disk is wrapped in `storage.faults`."""
     parent_pid: int = 0

@@ -36,6 +36,7 @@ MAX_NUMBER: Final = (1 << 31) - 1
 MAX_TEXT: Final = 4096
 MIN_WORKER_THREADS: Final = 2
 HOST_RUN_DIR: Final = "/run/sanlock"
+HOST_RECORDER: Final = "/var/lib/holdfast/flight-lease.ring"
 HOST_LOGFILE: Final = "/var/log/sanlock.log"
 """Log file of the daemon of the host; a private one has none unless it is told."""
 DEFAULT_USER: Final = "sanlock"
@@ -248,6 +249,7 @@ def _settings() -> tuple[Setting, ...]:
             "syslog or journal up to it",
         ),
         Setting("names_log_priority", "names_log_priority", int, _PRIORITY, "names_log_priority"),
+        Setting("recorder", "recorder", str, _path),
         Setting("foreground", "foreground", bool, _flag, spoken=False),
         Setting("storage_faults", "storage_faults", str, _text, spoken=False),
         Setting("parent_pid", "parent_pid", int, whole(1), spoken=False),
@@ -438,6 +440,7 @@ def resolve(
         values.setdefault("syslog_priority", LOG_ERR)
         if values["run_dir"] == HOST_RUN_DIR:
             values.setdefault("logfile", HOST_LOGFILE)
+            values.setdefault("recorder", HOST_RECORDER)
         for name in ("user", "group"):
             if name not in names and _default_identity_exists():
                 names[name] = DEFAULT_USER

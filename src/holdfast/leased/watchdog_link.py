@@ -17,6 +17,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.lease.errors import Code, LeaseError
@@ -76,6 +77,9 @@ class WdmdLink:
         self._latest = (0, 0)
         """Timestamp and expiry of the last successful renewal, told or not."""
         self._armed_until = math.inf
+        self.on_lost: Callable[[str, float], None] = lambda name, expires: None
+        """Told the name and the expiry when the watchdog daemon has gone."""
+        self.on_again: Callable[[str], None] = lambda name: None
 
     @property
     def armed_until(self) -> float:
@@ -179,6 +183,7 @@ class WdmdLink:
             return  # Nothing was asked; what it says does not matter.
         self.close()
         log.error("%s: the watchdog daemon has gone; the watchdog expires at %s", self._name, self._shown())
+        self.on_lost(self._name, self._armed_until)
         self._lost.set()
 
     async def keep_armed(self) -> None:
@@ -212,6 +217,7 @@ class WdmdLink:
         finally:
             if not self._watched:
                 self.close()
+        self.on_again(self._name)
         log.warning("%s: watchdog armed again, it expires at %s", self._name, self._shown())
         return True
 

@@ -166,8 +166,7 @@ class WatchdogDaemon:
     def quit_wanted(self, name: str) -> None:
         """SIGTERM, SIGINT: ignored and forgotten while anybody relies on the device (3.4)."""
         if self.keeper.in_use:
-            who = ", ".join(f"{one.name or '?'} (pid {one.pid})" for one in self.keeper.clients if one.arms)
-            log.error("%s ignored, the watchdog is in use by %s: stop them first", name, who)
+            log.error("%s ignored, the watchdog is in use by %s: stop them first", name, self.keeper.users())
             return
         log.warning("%s: leaving", name)
         self.quitting.set()

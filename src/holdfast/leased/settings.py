@@ -503,6 +503,7 @@ _CHOSEN: Final = {
     "set_bitmap_s": "6 x io_timeout of the lockspace",
     "renewal_read_extend_s": "io_timeout of the lockspace",
     "logfile": "none",
+    "recorder": "nothing is recorded",
     "user": "the user who starts it",
     "group": "the group of who starts it",
 }

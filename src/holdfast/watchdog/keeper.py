@@ -143,6 +143,8 @@ class Keeper:
         self.armed: Armed | None = None
         self.fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
         """What clients are told and may rely on: at the latest this long after an expiry the host is reset."""
+        self.failures: Sequence[str] = ()
+        """What forbade the last ping."""
         self.last_ping = 0.0
         self.last_test = 0.0
         self.changed = asyncio.Event()
@@ -198,6 +200,11 @@ class Keeper:
         """Seconds between two tests now, as STATUS tells it."""
         if self.withholding:
             return timing.RECOVERY_INTERVAL_S
+        return self.normal_interval
+
+    @property
+    def normal_interval(self) -> int:
+        """Seconds between two tests while all is well."""
         return timing.ping_interval(self.fire_timeout, self.device_timeout, self.pretimeout)
 
     @property
@@ -386,7 +393,7 @@ class Keeper:
                 await self._step(Event.PASS if self.withholding else Event.UNUSED)
             elif now >= self.last_test + self.test_interval or self.withholding:
                 self.last_test = now
-                failures = [*await self._checks(), *self.expired()]
+                self.failures = failures = [*await self._checks(), *self.expired()]
                 await self._step(Event.FAIL if failures else Event.PASS, failures)
 
     def _may_arm(self) -> bool:

@@ -52,29 +52,20 @@ def parser() -> argparse.ArgumentParser:
     add("--systemd-settings", choices=("auto", "yes", "no"), default="auto",
         help="read system.conf and the kernel command line; auto: RuntimeWatchdog* and WatchdogDevice only where "
         "systemd is not PID 1")  # fmt: skip
-    add(
-        "--runtime-timeout",
-        metavar="SPAN",
-        type=_span,
-        help="RuntimeWatchdogSec: guard the host without clients too",
+    spans = (
+        ("--runtime-timeout", "RuntimeWatchdogSec: guard the host without clients too"),
+        ("--pretimeout", "RuntimeWatchdogPreSec: an event so long before the reset"),
+        ("--reboot-timeout", "RebootWatchdogSec: for holdfast watchdog handover"),
+        ("--kexec-timeout", "KExecWatchdogSec"),
     )
-    add(
-        "--pretimeout", metavar="SPAN", type=_span, help="RuntimeWatchdogPreSec: an event so long before the reset"
-    )
+    for option, said in spans:
+        add(option, metavar="SPAN", type=_span, help=said)
     add("--pretimeout-governor", metavar="NAME", help="RuntimeWatchdogPreGovernor")
-    add("--reboot-timeout", metavar="SPAN", type=_span, help="RebootWatchdogSec: for holdfast watchdog handover")
-    add("--kexec-timeout", metavar="SPAN", type=_span, help="KExecWatchdogSec")
     other = made.add_argument_group("instead of running")
     add = other.add_argument
     add("-d", "--dump", action="store_true", help="print the state of the running daemon")
     add("-p", "--probe", action="store_true", help="print the first device that can be used; arms it for a moment")
-    add(
-        "-t",
-        "--trytimeout",
-        metavar="SECONDS",
-        type=bounded(1, MAX_TIMEOUT_S),
-        help="set this timeout, read it back",
-    )
+    add("-t", "--trytimeout", metavar="SECONDS", type=bounded(1, MAX_TIMEOUT_S), help="set it and read it back")
     add("-F", "--forcefire", action="store_true", help="with -t: then let it reset this host")
     add("-V", "--version", action="store_true", help="print the version")
     add("--marker", help=argparse.SUPPRESS)

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from holdfast.watchdog.device import DeviceError
@@ -256,6 +256,7 @@ class GuardLink:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
+                env=_with_our_package(os.environ),
             )
         ours.setblocking(False)
         self._control = ours
@@ -285,6 +286,12 @@ class GuardLink:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(_wait_for, process)
+
+
+def _with_our_package(environ: Mapping[str, str]) -> dict[str, str]:
+    """So that the guard is of the same version as we are, wherever we were loaded from."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))}
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""The watchdog daemon as a process: background, log, priority, then `daemon.run_daemon` (spec watchdog 3.1, 3.2)."""
+"""The watchdog daemon as a process: background, log, priority, then `daemon.run_daemon` (watchdog 3.1, 3.2)."""
 
 from __future__ import annotations
 

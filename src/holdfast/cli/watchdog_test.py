@@ -101,7 +101,7 @@ def _arm(arguments: argparse.Namespace, path: str, document: dict[str, object]) 
         problem = f"{path} did not reset this host"
     _say(
         arguments,
-        f"{path} ({trial.identity or 'unknown driver'}): had {trial.timeout_before} s, now {trial.timeout_after} s",
+        f"{path} ({trial.identity or 'unknown'}): had {trial.timeout_before} s, now {trial.timeout_after} s",
     )
     _say(arguments, f"pretimeout: {trial.pretimeout}")
     for note in trial.notes:

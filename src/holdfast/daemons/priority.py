@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,15 @@ def protect_from_oom_killer() -> None:
             file.write(str(OOM_SCORE))
     except OSError as error:
         log.info("OOM score stays: %s", error.strerror)
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as we may have: each client takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.warning("limit of descriptors stays: %s", error)
 
 
 def become_real_time() -> None:

@@ -50,6 +50,9 @@ def run_process(
             log.error("%s", complaint)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         os.umask(UMASK)
+        priority.raise_descriptor_limit()
+        if options.run_dir == RUN_DIR:
+            priority.protect_from_oom_killer()
         if options.high_priority:
             priority.lock_memory(MLOCK_LATER)
             priority.become_real_time()

@@ -62,6 +62,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--storage-faults", metavar="PATH", help="for demonstrations: a control file that takes storage away"
     )
+    made.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="after a crash end the processes that held leases instead of going on with them",
+    )
+    made.add_argument(
+        "--handover",
+        action="store_true",
+        help="let the running daemon end and leave everything to its successor; wait for its end (SIGUSR2)",
+    )
     made.add_argument("--parent-pid", metavar="PID", type=bounded(1, 1 << 30), help="leave when it is gone")
     return made
 
@@ -73,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from holdfast.client import locations
     from holdfast.leased.daemon import run_daemon
+    from holdfast.leased.handover import request_handover
     from holdfast.leased.options import SANLOCK_CONF, DaemonOptions, parse_sanlock_conf, with_conf
 
     run_dir = arguments.run_dir or str(locations.run_dir())
@@ -98,12 +109,17 @@ def run(arguments: argparse.Namespace) -> int:
         "log_level": arguments.log_level,
         "storage_faults": arguments.storage_faults,
         "parent_pid": arguments.parent_pid,
+        "resume": False if arguments.no_resume else None,
         "use_watchdog": False if arguments.no_watchdog else None,
         "high_priority": True if arguments.high_priority else None,
         **_identity(arguments.user, arguments.group),
     }
     changes: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     options = dataclasses.replace(options, foreground=arguments.foreground, **changes)  # type: ignore[arg-type]
+    if arguments.handover:
+        if complaint := request_handover(options):
+            print(f"holdfast lease daemon: {complaint}", file=sys.stderr)
+        return 1 if complaint else 0
     if arguments.run_dir is None and os.geteuid() != 0:
         _private_directory(options.run_dir)
     return run_daemon(options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import socket
 import time
 from collections.abc import Coroutine, Generator
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
+from holdfast.leased.service import BUSY, IDLE
 from holdfast.leased.wire import Command, Header, Payload
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Connection:
         "_in",
         "_loop",
         "_out",
+        "_paused",
         "_processing",
         "_reading",
         "_refusal",
@@ -88,6 +91,7 @@ class Connection:
         "client",
         "closed",
         "detached",
+        "marks",
         "sock",
         "suspended",
     )
@@ -101,6 +105,9 @@ class Connection:
         self.closed = False
         self.detached = False
         self.suspended = False
+        self.marks: mmap.mmap | None = None
+        """Where a successor looks whether this client waits for an answer, by slot (`service.BusyMarks`)."""
+        self._paused = False
         self._daemon = daemon
         self._loop = loop
         self._in = bytearray()
@@ -118,14 +125,17 @@ class Connection:
     # -- in ------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        if self.suspended or self._out:
+        if self.suspended or self._out or self._paused:
             # Leave it in the kernel until the running command is done; a level-triggered loop would spin.
             self._loop.remove_reader(self.sock.fileno())
             self._reading = False
             return
+        if self.marks is not None:
+            self.marks[self.client.ci] = BUSY
         try:
             data = self.sock.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
+            self._mark_idle()
             return
         except OSError:
             data = b""
@@ -139,6 +149,29 @@ class Connection:
             # A mistake of ours in taking one client's bytes apart: that client alone pays for it.
             log.exception("client %d fd %d: unexpected error, closed", self.client.ci, self.client.fd)
             self._daemon.connection_lost(self)
+        self._mark_idle()
+
+    def _mark_idle(self) -> None:
+        """Everything that was taken from the socket is answered, unless something is left."""
+        if self.marks is None or self.closed:
+            return
+        left = self.suspended or self._out or self._in or self._refusal is not None
+        self.marks[self.client.ci] = BUSY if left else IDLE
+
+    def pause(self) -> None:
+        """Read nothing any more, for good; what was read is answered."""
+        self._paused = True
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._out)
+
+    def shut_down(self) -> None:
+        """The peer is told that it is over, whatever copies of the socket there are."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # It has ended already.
 
     def _process(self) -> None:
         """Serve what is complete, in order, until a command suspends or bytes are missing."""
@@ -167,6 +200,7 @@ class Connection:
     def _continue(self) -> None:
         if not self.closed and not self.detached:
             self._process()
+            self._mark_idle()
 
     def _take_request(self) -> bool:
         """Serve or skip one request; False when its payload is not complete."""
@@ -229,6 +263,7 @@ class Connection:
         self._discard_left = 0
         self._send_refusal()
         self._process()
+        self._mark_idle()
 
     def _send_refusal(self) -> None:
         refusal, self._refusal = self._refusal, None
@@ -254,6 +289,7 @@ class Connection:
         self._read_again()
         if self._in:
             self._process()
+        self._mark_idle()
 
     def _read_again(self) -> None:
         if not self._reading:

@@ -90,7 +90,7 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
                 "and other hosts may have taken them"
             )
         _harden(options)
-        listener = listen(options)
+        listener = daemon.service.take_listener(options.socket_path) or listen(options)
         gc.collect()
         gc.freeze()
         asyncio.run(_serve(daemon, listener))

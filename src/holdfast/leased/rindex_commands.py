@@ -14,10 +14,11 @@ from holdfast.lease.errors import LeaseError
 from holdfast.lease.geometry import from_api_flags
 from holdfast.lease.resource import Lease, Unclear
 from holdfast.leased import wire
+from holdfast.leased.journal import FLAG_INTERNAL, RecordedLease
 from holdfast.leased.lease_commands import give_back_later
 from holdfast.leased.spaces import Space
 from holdfast.leased.storage_commands import opened
-from holdfast.leased.wire import Rentry, Rindex
+from holdfast.leased.wire import NAME_SIZE, Rentry, Rindex
 from holdfast.storage import Device
 
 if TYPE_CHECKING:
@@ -58,8 +59,29 @@ async def _in_space(daemon: LeaseDaemon, wanted: Rindex) -> AsyncIterator[tuple[
         space.rindex_busy = False
 
 
+@asynccontextmanager
+async def _in_locked_space(daemon: LeaseDaemon, wanted: Rindex) -> AsyncIterator[tuple[Space, Device]]:
+    """The same for operations that take the internal lease, which is recorded while it may be ours.
+
+    If this daemon is killed meanwhile, its successor has to give it back: nobody else could.
+    """
+    async with _in_space(daemon, wanted) as (space, device):
+        key = (space.name, f"{rindex.INTERNAL_LEASE}/{wanted.disk.offset}"[:NAME_SIZE])
+        recorded = RecordedLease(*key, wanted.disk.path, wanted.disk.offset, FLAG_INTERNAL, leaving=True)
+        daemon.record.internal(recorded)
+        daemon.internal_leases[key] = recorded
+        try:
+            yield space, device
+        finally:
+            if key not in space.internal_leftovers:
+                daemon.internal_leases.pop(key, None)
+                daemon.record.internal_freed(recorded)
+
+
 def _leftover(daemon: LeaseDaemon, space: Space) -> Callable[[Lease | Unclear], Awaitable[None]]:
     async def take(what: Lease | Unclear) -> None:
+        # It stays on record for as long as the lockspace lives: giving back what is free already does no harm.
+        space.internal_leftovers.update(key for key in daemon.internal_leases if key[0] == space.name)
         give_back_later(daemon, space, what)
 
     return take
@@ -96,7 +118,7 @@ async def rebuild_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
                 device, wanted.disk.offset, wanted.lockspace_name, from_api_flags(wanted.flags)
             )
     else:
-        async with _in_space(daemon, wanted) as (space, device):
+        async with _in_locked_space(daemon, wanted) as (space, device):
             await rindex.rebuild(space.membership, device, wanted.disk.offset, leftover=_leftover(daemon, space))
     return wire.encode_reply(call.header)
 
@@ -155,7 +177,7 @@ async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
     async def work() -> Rentry:
         wanted, entry = _rindex(call), _rentry(call)
-        async with _in_space(daemon, wanted) as (space, device):
+        async with _in_locked_space(daemon, wanted) as (space, device):
             offset = await rindex.create(
                 space.membership,
                 device,
@@ -172,7 +194,7 @@ async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 async def delete_resource(daemon: LeaseDaemon, call: Call) -> bytes:
     async def work() -> Rentry:
         wanted, entry = _rindex(call), _rentry(call)
-        async with _in_space(daemon, wanted) as (space, device):
+        async with _in_locked_space(daemon, wanted) as (space, device):
             await rindex.delete(
                 space.membership,
                 device,

@@ -108,6 +108,7 @@ def set_config(daemon: LeaseDaemon, call: Call) -> bytes:
         space.used_by_orphans = wanted == wire.CONFIG_USED_BY_ORPHANS
     else:
         return wire.encode_reply(call.header, EINVAL)
+    daemon.record.configured(space)
     space.wake()
     return wire.encode_reply(call.header)
 

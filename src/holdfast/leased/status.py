@@ -98,7 +98,7 @@ def _space_item(space: Space) -> StatusItem:
             ("io_timeout", space.io_timeout),
             ("sector_size", geometry.sector_size if geometry else 0),
             ("align_size", geometry.align_size if geometry else 0),
-            ("host_generation", lockspace.generation if lockspace else 0),
+            ("host_generation", (lockspace.generation if lockspace else 0) or space.resumed_generation),
             ("renew_fail", int(space.renew_fail)),
             ("space_dead", int(space.dead)),
             ("killing_pids", {Phase.HEALTHY: 0, Phase.STUCK: 2}.get(space.phase, 1)),

@@ -13,6 +13,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.lease.errors import Code, LeaseError
@@ -64,6 +65,17 @@ class WdmdLink:
         self._name = f"sanlock_{space_name}:{host_id}"
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
+        self._registered = False
+        self.on_connected: Callable[[int], None] | None = None
+        """Told the descriptor, so that somebody can keep the connection over the end of this process."""
+
+    def take_over(self, sock: socket.socket | None) -> None:
+        """Go on with the registered connection of an earlier daemon.
+
+        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then.
+        """
+        self._socket = sock
+        self._registered = sock is not None
 
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
@@ -71,6 +83,10 @@ class WdmdLink:
         wdmd 3.8.5 arms it at its own start, always with 60 s, and ignores OPEN_WATCHDOG in silence; later ones
         arm it only by OPEN_WATCHDOG. STATUS, sent right behind, is answered by both.
         """
+        if self._socket is not None:
+            await self._probe(self._socket)
+            return
+        self._registered = False
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -79,16 +95,32 @@ class WdmdLink:
             sock.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error
         self._socket = sock
+        if self.on_connected is not None:
+            self.on_connected(sock.fileno())
         await self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
         reply = await self._answer()
         self._check_fire_timeout(fire_timeout_of(reply))
         if command_of(reply) == OPEN_WATCHDOG:
             await self._answer()
 
+    async def _probe(self, sock: socket.socket) -> None:
+        """Whether wdmd still answers on a connection that somebody else has used."""
+        try:
+            # Answers that nobody read any more.
+            sock.recv(64 * MESSAGE_SIZE)
+        except OSError:
+            pass
+        await self._tell(encode(STATUS))
+        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+
     async def register(self, timestamp: int, expiry: int) -> None:
+        if self._registered:
+            await self._test_live(timestamp, expiry)
+            return
         await self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
         self._check_fire_timeout(fire_timeout_of(await self._answer()))
         await self._test_live(timestamp, expiry)
+        self._registered = True
 
     def _check_fire_timeout(self, actual: int) -> None:
         if actual != self._fire_timeout:

@@ -159,8 +159,13 @@ class Connection:
         self.marks[self.client.ci] = BUSY if left else IDLE
 
     def pause(self) -> None:
-        """Read nothing any more, for good; what was read is answered."""
+        """Read nothing any more, until `go_on`; what was read is answered."""
         self._paused = True
+
+    def go_on(self) -> None:
+        self._paused = False
+        if not (self.closed or self.detached or self.suspended or self._out):
+            self._read_again()
 
     @property
     def unsent(self) -> bool:

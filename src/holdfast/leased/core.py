@@ -141,6 +141,8 @@ class LeaseDaemon:
         await resume.settled(self)
         if not self._exit.is_set():
             self._loop.add_reader(listener.fileno(), self._accept)
+            for connection in list(self._connections.values()):
+                connection.go_on()
         notify.ready(self.summary())
         await handover.keep_manager_informed(self)
 
@@ -284,9 +286,10 @@ class LeaseDaemon:
             self._connections[client] = Connection(sock, client, self, self._loop)
 
     def connect(self, client: Client, sock: socket.socket) -> None:
-        """A registered client's connection that an earlier daemon had."""
+        """A registered client's connection that an earlier daemon had. It is read when this one serves."""
         connection = self._connections[client] = Connection(sock, client, self, self._loop)
         connection.marks = self.service.marks
+        connection.pause()
 
     def _forget_connection(self, client: Client, connection: Connection) -> None:
         """Also where copies of it are kept for a successor."""

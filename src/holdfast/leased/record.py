@@ -226,8 +226,14 @@ class RunRecord:
     # -- lockspaces ----------------------------------------------------------------------------------------
 
     def joined(self, space: Space) -> None:
-        """Processes may hold leases in it now. What the previous run left there is over: proven, or waited out."""
-        self.previous.forget_space(space.name)
+        """Processes may hold leases in it now.
+
+        What the previous run left there is over, proven or waited out; or it goes on: `resume` settles its leases.
+        """
+        if space.resumed_generation:
+            self.previous.spaces.pop(space.name, None)
+        else:
+            self.previous.forget_space(space.name)
         self.configured(space)
 
     def configured(self, space: Space) -> None:

@@ -293,7 +293,7 @@ async def _adopt(daemon: LeaseDaemon, space: Space) -> None:
             recorded = daemon.record.previous.leases.get(local.key)
             if recorded is not None and not space.dead:
                 await _adopt_one(daemon, local, recorded)
-                del daemon.record.previous.leases[local.key]
+                daemon.record.previous.leases.pop(local.key, None)
 
     with space.operation():
         await asyncio.gather(*[one(local) for local in daemon.leases.in_space(space) if local.adopting])

@@ -24,7 +24,10 @@ class Standing(enum.Enum):
 
 def look_for(pid: int, start: int) -> tuple[Standing, Process]:
     """The process as it is now; to be closed by the caller. Its descriptor is missing where it is GONE."""
-    process = Process(pid)
+    try:
+        process = Process(pid)
+    except OSError:
+        process = _without_descriptor(pid)
     standing = _standing(process, start)
     if standing is Standing.GONE:
         process.close()
@@ -40,6 +43,13 @@ def _standing(process: Process, start: int) -> Standing:
         # It may have become a zombie just now.
         return Standing.GONE if process.is_gone() else Standing.UNPROVEN
     return Standing.SAME if process.start == start else Standing.GONE
+
+
+def _without_descriptor(pid: int) -> Process:
+    """None could be had: it cannot be signalled, and nothing be proven of it."""
+    process = Process.__new__(Process)
+    process.pid, process.fd, process.start = pid, NO_FD, None
+    return process
 
 
 def _number_is_free(pid: int) -> bool:

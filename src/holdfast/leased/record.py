@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
+from holdfast.leased.holders import Standing, look_for
 from holdfast.leased.journal import (
     CONFIG_ORPHANS,
     CONFIG_USED,
@@ -37,7 +38,7 @@ from holdfast.leased.journal import (
     replay,
 )
 from holdfast.leased.leases import LocalLease, Stage, Token
-from holdfast.leased.processes import Process, start_time
+from holdfast.leased.processes import NO_FD, Process
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class RunRecord:
         self.path = os.path.join(run_dir, FILE_NAME)
         self.previous = Journal()
         """What is not settled yet: each lockspace until it is resumed, or proven unused, or waited out."""
+        self.send_signal: Callable[[Process, int], int] = Process.signal
+        """How what the previous run left is ended."""
         self._snapshot: Callable[[], Journal] = Journal
         self._tag = run_tag()
         self._fd = -1
@@ -326,7 +329,9 @@ class RunRecord:
         holders = previous.holders_of(space_name)
         orphaned = any(lease.orphan for lease in previous.leases_of(space_name))
         gone = not orphaned or _log_orphans()
-        outcomes = await asyncio.gather(*[kill_and_see(pid, start) for pid, start in sorted(holders)])
+        outcomes = await asyncio.gather(
+            *[kill_and_see(pid, start, self.send_signal) for pid, start in sorted(holders)]
+        )
         gone = all(outcomes) and gone
         if gone and (space_name in previous.spaces or space_name in previous.old_holders):
             previous.forget_space(space_name)
@@ -339,25 +344,20 @@ def _log_orphans() -> bool:
     return False
 
 
-async def kill_and_see(pid: int, start: int) -> bool:
+async def kill_and_see(pid: int, start: int, send_signal: Callable[[Process, int], int]) -> bool:
     """Kill what held leases in the previous run; whether it is proven gone."""
     if (pid, start) == ORPHAN:
         return _log_orphans()
-    if start == UNKNOWN_START:
-        # /proc did not tell (hidepid): whoever has the number now may be it.
-        whoever = Process(pid)
-        gone = whoever.is_gone()
-        whoever.close()
-        return gone
-    if start_time(pid) not in (start, None):
-        return True
-    process = Process(pid)
+    standing, process = look_for(pid, start)
     try:
-        # The start time is compared again behind the pidfd: the number may have been reused in between.
-        if process.start not in (start, None) or process.is_gone():
+        if standing is Standing.GONE:
             return True
+        if start == UNKNOWN_START or process.fd == NO_FD:
+            # /proc did not tell (hidepid): whoever has the number now may be it.
+            log.error("process %d may be one of the previous run and cannot be ended", pid)
+            return False
         log.error("process %d of the previous run holds leases: SIGKILL", pid)
-        process.signal(signal.SIGKILL)
+        send_signal(process, signal.SIGKILL)
         for _ in range(int(KILL_WAIT_S / POLL_S)):
             if process.is_gone():
                 return True

@@ -120,7 +120,7 @@ def _restore_client(daemon: LeaseDaemon, recorded: RecordedClient) -> bool:
         log.error(
             "client %d pid %d: cannot be proven to be the holder of its leases: SIGKILL", client.ci, client.pid
         )
-        process.signal(signal.SIGKILL)
+        daemon.send_signal(process, signal.SIGKILL)
     else:
         log.warning("client %d pid %d lives and is adopted without a connection", client.ci, client.pid)
     if process.fd == NO_FD:
@@ -246,7 +246,7 @@ async def _end(daemon: LeaseDaemon, space: Space, link: membership.Link) -> None
         space.lockspace.fail()
     leases = daemon.leases.in_space(space)
     clients = {token.client for lease in leases for token in lease.tokens}
-    gone = await _kill_all(clients)
+    gone = await _kill_all(daemon, clients)
     for client in clients:
         if not client.pid_dead:
             log.error("s%d process %d of the last daemon does not end", space.number, client.pid)
@@ -268,12 +268,12 @@ async def _end(daemon: LeaseDaemon, space: Space, link: membership.Link) -> None
     log.error("s%d lockspace %s could not be resumed: its users were ended", space.number, space.name)
 
 
-async def _kill_all(clients: set[Client]) -> bool:
+async def _kill_all(daemon: LeaseDaemon, clients: set[Client]) -> bool:
     """SIGKILL; True when all are gone before `KILL_WAIT_S` are over."""
     for client in clients:
         log.error("client %d pid %d held leases of a lost host id: SIGKILL", client.ci, client.pid)
         if client.process is not None:
-            client.process.signal(signal.SIGKILL)
+            daemon.send_signal(client.process, signal.SIGKILL)
     for _ in range(int(KILL_WAIT_S / POLL_S)):
         if all(client.pid_dead for client in clients):
             return True
@@ -390,7 +390,7 @@ def _refuse(daemon: LeaseDaemon, local: LocalLease) -> None:
     for token in local.tokens:
         log.error("client %d pid %d holds %s without proof: SIGKILL", token.client.ci, token.pid, local.key[1])
         if token.client.process is not None:
-            token.client.process.signal(signal.SIGKILL)
+            daemon.send_signal(token.client.process, signal.SIGKILL)
 
 
 def hold_ended(daemon: LeaseDaemon, local: LocalLease, persistent: bool) -> None:

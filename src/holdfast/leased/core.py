@@ -101,7 +101,7 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir)
         self.record.send_signal = self.send_signal
-        self.service = ServiceLink(options.run_dir)
+        self.service = ServiceLink(options.run_dir, private=bool(options.parent_pid))
         self.internal_leases: dict[Key, RecordedLease] = {}
         """Of resource indexes, while they may be ours."""
         self.unwatched: list[tuple[Client, Holder]] = []

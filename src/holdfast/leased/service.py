@@ -67,7 +67,11 @@ class BusyMarks:
 class ServiceLink:
     """What the manager gave this process, and what it keeps for the next. Without a manager it does nothing."""
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, *, private: bool = False) -> None:
+        if private:
+            # Started by a program for itself: a manager that is there is that program's.
+            for key in ("NOTIFY_SOCKET", "FDSTORE", "WATCHDOG_USEC"):
+                os.environ.pop(key, None)
         self.fds = notify.listen_fds()
         self.stores = notify.fd_store_size() > 0 and bool(os.environ.get("NOTIFY_SOCKET"))
         """Whether there is a descriptor store for certain."""

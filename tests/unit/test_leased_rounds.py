@@ -59,13 +59,14 @@ class Bed:
         self.options = DaemonOptions(run_dir="/x", kill_grace_s=grace)
         self.forced_shutdown = False
         self.leases = LeaseTable()
-        self.helper = self.alarm = self
+        self.helper = self.alarm = self.record = self
+        self.recorded: list[str] = []
         self.pings: list[float] = []
         self.killpath_works = True
         self.spaces = [self.make_space("LS")]
         self._count = 0
 
-    # The parts of LeaseDaemon, Helper and Alarm that `_watch` uses.
+    # The parts of LeaseDaemon, Helper, Alarm and RunRecord that `_watch` uses.
     def ping(self) -> None:
         self.pings.append(self.clock.now() - T0)
 
@@ -74,6 +75,9 @@ class Bed:
 
     def forget(self, space: Space) -> None:
         pass
+
+    def failed(self, space: Space) -> None:
+        self.recorded.append(space.name)
 
     def send_signal(self, process: Process, number: int) -> int:
         return process.signal(number)

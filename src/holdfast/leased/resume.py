@@ -160,8 +160,9 @@ def _restore_space(daemon: LeaseDaemon, recorded: RecordedSpace) -> None:
 def launch(daemon: LeaseDaemon) -> None:
     """Begin with the lockspaces that `restore` has put into the table."""
     for space in daemon.spaces:
-        recorded = daemon.record.previous.spaces[space.name]
-        daemon.spawn_vital(_run(daemon, space, recorded), f"lockspace s{space.number}")
+        recorded = daemon.record.previous.spaces.get(space.name)
+        if recorded is not None and space.resumed_generation:
+            daemon.spawn_vital(_run(daemon, space, recorded), f"lockspace s{space.number}")
     if daemon.unwatched:
         daemon.spawn(_watch_by_looking(daemon), "processes without pidfd")
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from holdfast.leased.handover import is_sound
 from holdfast.leased.wire import Command
 from tests.unit.fake_wdmd import FakeWdmd
 from tests.unit.restart_harness import Host, Manager, hosts, until
@@ -102,6 +108,48 @@ def test_handover(host: Host) -> None:
     host.start()
     assert host.leases() == before
     assert holder.say("inquire").startswith("LS:a:")
+
+
+def test_handover_by_command(host: Host) -> None:
+    holder = host.holder()
+    assert holder.take("a") == 0
+    command = [sys.executable, "-m", "holdfast", "lease", "daemon", "--handover", "--run-dir", str(host.run_dir)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    assert host.daemon is not None
+    assert host.daemon.wait(10) == 0
+    again = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "no lease daemon runs" in again.stderr
+    host.start()
+    assert host.listed("a") == "held"
+
+
+def test_pings_stop_when_a_deadline_is_not_noticed() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    now = 0.0
+
+    async def main() -> None:
+        nonlocal now
+        renewing = asyncio.create_task(forever())
+        lockspace = SimpleNamespace(joined=True, fail_at=100.0)
+        space: Any = SimpleNamespace(lockspace=lockspace, renewing=renewing, dead=False)
+        daemon: Any = SimpleNamespace(clock=SimpleNamespace(now=lambda: now), spaces=[space])
+        for now, dead, sound in (
+            (99.0, False, True),
+            (101.0, False, True),
+            (110.0, False, False),
+            (110.0, True, True),
+        ):
+            space.dead = dead
+            assert is_sound(daemon) is sound, now
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+        now, space.dead = 50.0, False
+        assert not is_sound(daemon), "nothing renews"
+
+    asyncio.run(main())
 
 
 def test_sigterm_does_nothing_while_there_are_lockspaces(host: Host) -> None:

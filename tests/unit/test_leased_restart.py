@@ -336,7 +336,7 @@ def test_a_reused_pid_is_left_alone(host: Host) -> None:
     assert bystander.alive
 
 
-@pytest.mark.parametrize("change", ["cleared", "version", "owner"])
+@pytest.mark.parametrize("change", ["cleared", "version", "later", "owner"])
 def test_a_lease_that_is_not_on_storage_ends_its_holder(host: Host, change: str) -> None:
     holder, bystander = host.holder(), host.holder()
     assert holder.take("a") == 0
@@ -349,6 +349,9 @@ def test_a_lease_that_is_not_on_storage_ends_its_holder(host: Host, change: str)
     leader = decode_leader(raw[:SECTOR])
     if change == "cleared":
         path.write_bytes(bytes(len(raw)))
+    elif change == "later":
+        path.write_bytes(leader._replace(lver=leader.lver + 1).encode() + raw[200:])
+        edit_own_block(host, "a", lver=leader.lver + 1)
     elif change == "version":
         path.write_bytes(leader._replace(lver=leader.lver + 1).encode() + raw[200:])
     else:

@@ -180,6 +180,9 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
         drop_token(daemon, token)
         daemon.forget_lease(local)
         raise LeaseError(storage_code(error), str(error)) from error
+    except asyncio.CancelledError:
+        # The daemon ends. Its value may be accepted already: the attempt stays on record for a successor.
+        raise
     except BaseException:
         drop_token(daemon, token)
         daemon.forget_lease(local)

@@ -5,6 +5,7 @@ The entry is sent behind the header even when the result is an error: that is wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -70,12 +71,20 @@ async def _in_locked_space(daemon: LeaseDaemon, wanted: Rindex) -> AsyncIterator
         recorded = RecordedLease(*key, wanted.disk.path, wanted.disk.offset, FLAG_INTERNAL, leaving=True)
         daemon.record.internal(recorded)
         daemon.internal_leases[key] = recorded
-        try:
-            yield space, device
-        finally:
+
+        def freed() -> None:
             if key not in space.internal_leftovers:
                 daemon.internal_leases.pop(key, None)
                 daemon.record.internal_freed(recorded)
+
+        try:
+            yield space, device
+        except asyncio.CancelledError:
+            raise  # The daemon ends, perhaps with the lease: a successor gives it back.
+        except BaseException:
+            freed()
+            raise
+        freed()
 
 
 def _leftover(daemon: LeaseDaemon, space: Space) -> Callable[[Lease | Unclear], Awaitable[None]]:

@@ -221,11 +221,11 @@ class Host:
     def call(self, cmd: int, payload: bytes = b"", **fields: int) -> int:
         return self.ask(cmd, payload, **fields)[0].data
 
-    def file(self, name: str) -> str:
+    def file(self, name: str, size: int = 1 << 20) -> str:
         path = self.directory / name
         if not path.exists():
             with path.open("wb") as file:
-                file.truncate(1 << 20)
+                file.truncate(size)
         return str(path)
 
     @property

@@ -11,8 +11,9 @@ import pytest
 
 from holdfast.lease.records import DBLOCK_FL_RELEASED, decode_host_block, decode_leader
 from holdfast.leased import wire
+from holdfast.leased.journal import FLAG_INTERNAL
 from holdfast.leased.processes import start_time
-from holdfast.leased.wire import Command
+from holdfast.leased.wire import Command, Disk
 from tests.unit.restart_harness import Host, hosts, until
 
 SECTOR = 512
@@ -188,6 +189,30 @@ def test_an_acquire_that_was_never_answered(host: Host, other: Host) -> None:
     rival = other.holder()
     assert rival.take("b") == 0
     assert rival.take("c") == 0
+
+
+def test_the_internal_lease_of_an_index_is_given_back(host: Host) -> None:
+    path = host.file("RX", 4 << 20)
+    assert host.call(Command.FORMAT_RINDEX, wire.Rindex(0, 0, 0, "LS", Disk(path)).encode()) == 0
+    host.end()
+    # As if the daemon had died between taking and giving back.
+    name = b"rindex_lease/0".hex()
+    with host.record.open("a") as file:
+        file.write(f"take {b'LS'.hex()} {name} 0 {FLAG_INTERNAL} 0 {path.encode().hex()}\n")
+    generation = decode_leader(Path(host.file("LS")).read_bytes()[:SECTOR]).owner_generation
+    with open(path, "r+b") as file:
+        file.seek(1 << 20)
+        leader = decode_leader(file.read(SECTOR))
+        assert leader.resource_name == "rindex_lease"
+        file.seek(1 << 20)
+        file.write(
+            leader._replace(owner_id=1, owner_generation=generation, lver=1, timestamp=1, write_id=1).encode()
+        )
+    host.start()
+    until(lambda: not host.leases())
+    with open(path, "rb") as file:
+        file.seek(1 << 20)
+        assert decode_leader(file.read(SECTOR)).timestamp == 0
 
 
 def test_a_lease_value_that_was_not_written_yet_survives(host: Host, other: Host) -> None:

@@ -329,10 +329,10 @@ def test_storage_that_comes_back_in_time(host: Host) -> None:
     holder = host.holder()
     assert holder.take("a") == 0
     host.end()
-    storage = Path(host.file("LS"))
+    storage, space = Path(host.file("LS")), host.space.encode()
     storage.rename(host.directory / "away")
     host.start()
-    assert host.add() == -115, "being resumed"
+    assert host.call(Command.ADD_LOCKSPACE, space, data=1) == -115, "being resumed"
     (host.directory / "away").rename(storage)
     until(lambda: host.listed("a") == "held")
     assert holder.alive

@@ -165,8 +165,8 @@ async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
             owners = await inspect.read_owners(
                 device,
                 disk.offset,
-                wanted.lockspace_name or None,
-                wanted.name or None,
+                wanted.lockspace_name,
+                wanted.name,
                 _explicit_geometry(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
@@ -190,10 +190,10 @@ def _explicit_geometry(flags: int) -> Geometry | None:
 async def request_lease(daemon: LeaseDaemon, call: Call) -> bytes:
     """Ask the holder to give the lease up (spec 14.2)."""
     wanted = call.payload.resources[0]
-    disk = one_disk(wanted)
     space = daemon.spaces.active(wanted.lockspace_name)
     if space is None or not space.usable:
         raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is not there or failing")
+    disk = one_disk(wanted)
     force_mode = call.header.data
     timeout_s = float(space.io_timeout)
     permit = space.membership.permit_lease_write

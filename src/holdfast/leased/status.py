@@ -1,6 +1,7 @@
 """The status family of replies: what the daemon knows, as states and strings (spec lease-wire section 13).
 
-Read only; nothing here waits or changes anything.
+Read only; nothing here waits or changes anything. Where spec section 4 gives data2 no meaning, the main-loop
+commands of the original send the request's back, and so do we.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ def status(daemon: LeaseDaemon, call: Call) -> bytes:
             if last != _UP_TO_LOCKSPACES:
                 items += _lease_items(daemon)
     body = b"".join([item.encode() for item in items])
-    return wire.encode_reply(call.header, 0, 0, body, length=wire.HEADER_SIZE)
+    return _until_eof(call, 0, call.header.data2, body)
+
+
+def _until_eof(call: Call, result: int, data2: int, body: bytes = b"") -> bytes:
+    """A header that counts itself only, and states until the connection ends."""
+    return wire.encode_reply(call.header, result, data2, body, length=wire.HEADER_SIZE)
 
 
 def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
@@ -158,7 +164,7 @@ def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
     """HOST_STATUS: every host id ever seen in use, ascending."""
     space = _named(daemon, call)
     if space is None:
-        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+        return _until_eof(call, ENOSPC, call.header.data2)
     items = []
     for host in space.lockspace.hosts.records() if space.lockspace else ():
         text = wire.format_pairs(
@@ -174,7 +180,7 @@ def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_HOST, host.host_id, host.timestamp, "", text).encode())
-    return wire.encode_reply(call.header, 0, 0, b"".join(items), length=wire.HEADER_SIZE)
+    return _until_eof(call, 0, call.header.data2, b"".join(items))
 
 
 def _named(daemon: LeaseDaemon, call: Call) -> Space | None:
@@ -186,7 +192,7 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
     """RENEWAL: the history, oldest first."""
     space = _named(daemon, call)
     if space is None:
-        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+        return _until_eof(call, ENOSPC, call.header.data2)
     items = []
     history = list(space.lockspace.history) if space.lockspace and daemon.options.renewal_history_size else []
     for one in history[-daemon.options.renewal_history_size :]:
@@ -200,7 +206,7 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_RENEWAL, 0, one.timestamp, "", text).encode())
-    return wire.encode_reply(call.header, 0, space.io_timeout, b"".join(items), length=wire.HEADER_SIZE)
+    return _until_eof(call, 0, space.io_timeout, b"".join(items))
 
 
 def get_lockspaces(daemon: LeaseDaemon, call: Call) -> bytes:
@@ -218,8 +224,7 @@ def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
     assert wanted is not None
     space = daemon.spaces.active(wanted.name)
     if space is None:
-        starting = daemon.spaces.any_named(wanted.name)
-        return wire.encode_reply(call.header, EAGAIN if starting and starting.listed is Listed.ADD else ENOENT)
+        return wire.encode_reply(call.header, ENOENT)
     hosts = space.membership.hosts
     if not hosts.evaluations:
         return wire.encode_reply(call.header, EAGAIN)
@@ -240,6 +245,6 @@ def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 def log_dump(daemon: LeaseDaemon, call: Call) -> bytes:
-    """LOG_DUMP: the ring; the length field is the request's (spec 13.8)."""
+    """LOG_DUMP: the ring; the length and data2 fields are the request's (spec 13.8)."""
     text = daemon.log_ring.dump()
-    return wire.encode_reply(call.header, len(text), 0, text, length=call.header.length)
+    return wire.encode_reply(call.header, len(text), call.header.data2, text, length=call.header.length)

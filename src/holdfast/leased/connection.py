@@ -33,6 +33,8 @@ WRITE_STALL_S: Final = 30.0
 """An unregistered client that takes nothing of its reply for this long is cut off."""
 
 E2BIG: Final = -7
+ALWAYS_WITH_RESOURCE: Final = (Command.READ_RESOURCE, Command.READ_RESOURCE_OWNERS)
+"""Their clients read a resource behind every result (spec section 4)."""
 
 Reply = bytes | None
 
@@ -195,7 +197,10 @@ class Connection:
         try:
             taken = wire.take_payload(header, self._in, payload_at)
         except wire.DiskCountError as error:
-            self._refuse(header, error.code, payload_at)
+            body = b""
+            if header.cmd in ALWAYS_WITH_RESOURCE:
+                body = bytes(self._in[payload_at : payload_at + wire.RESOURCE_SIZE])
+            self._refuse(header, error.code, payload_at, body)
             return True
         if taken is None:
             return False
@@ -204,11 +209,11 @@ class Connection:
         self._daemon.serve(self, header, payload, verdict)
         return True
 
-    def _refuse(self, header: Header, result: int, payload_at: int) -> None:
+    def _refuse(self, header: Header, result: int, payload_at: int, body: bytes = b"") -> None:
         """Answer without having read the payload: what it declared is dropped first, as far as it comes soon."""
         self._at = payload_at
         self._discard_left = max(header.length - wire.HEADER_SIZE, 0)
-        self._refusal = wire.encode_reply(header, result)
+        self._refusal = wire.encode_reply(header, result, body=body)
 
     def _discard(self) -> bool:
         """True when the refusal went out and the next header may be looked at."""

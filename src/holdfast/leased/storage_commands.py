@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 from holdfast.lease import format as formatting
 from holdfast.lease import inspect, request
 from holdfast.lease.errors import LeaseError, storage_code
-from holdfast.lease.geometry import API_SIZES, LARGE, SMALL, Geometry, from_api_flags
+from holdfast.lease.geometry import (
+    API_SIZES,
+    LARGE,
+    SMALL,
+    Geometry,
+    from_api_flags,
+    from_api_flags_for_reading,
+)
 from holdfast.lease.timing import MAX_IO_TIMEOUT_S
 from holdfast.leased import wire
 from holdfast.storage import Device, StorageError
@@ -116,7 +123,7 @@ async def read_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
                 wanted.disk.offset,
                 wanted.name or None,
                 wanted.host_id or 1,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:
@@ -142,7 +149,7 @@ async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
                 disk.offset,
                 wanted.lockspace_name or None,
                 wanted.name or None,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:

@@ -143,7 +143,7 @@ def test_sizes_that_can_not_be(change: dict[str, Any], code: int) -> None:
 def test_owners_where_sizes_say_nothing(magic: int, sector_size: int, flags: int, code: int | None) -> None:
     """As the original, which looks at the sizes before the magic."""
     disk = resource()
-    change = {"magic": magic, "sector_size": sector_size, "flags": flags}
+    change: dict[str, Any] = {"magic": magic, "sector_size": sector_size, "flags": flags}
     put(disk, decode_leader(bytes(disk.data[:200]))._replace(**change))
     assert code_of(read_owners(disk, 0)) == (code or (Code.LEADER_SECTORSIZE if magic else Code.LEADER_MAGIC))
 

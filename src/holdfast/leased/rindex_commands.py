@@ -49,21 +49,24 @@ def _rentry(call: Call) -> Rentry:
 
 @asynccontextmanager
 async def _in_space(daemon: LeaseDaemon, wanted: Rindex) -> AsyncIterator[tuple[Space, Device]]:
-    """The lockspace and the index's storage, for operations that take the internal lease; one at a time."""
-    space = daemon.spaces.active(wanted.lockspace_name)
-    if space is None:
-        raise LeaseError(ENOENT, f"lockspace {wanted.lockspace_name} is not there")
-    if not space.usable:
-        raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is failing")
-    if space.rindex_busy:
-        raise LeaseError(EBUSY, f"lockspace {wanted.lockspace_name}: another index operation is running")
-    space.rindex_busy = True
-    try:
-        with space.operation():
-            async with opened(daemon, wanted.disk) as device:
+    """The lockspace and the index's storage, for operations that take the internal lease; one at a time.
+
+    As in the original, storage that cannot be opened is reported before a lockspace that is not there.
+    """
+    async with opened(daemon, wanted.disk) as device:
+        space = daemon.spaces.active(wanted.lockspace_name)
+        if space is None:
+            raise LeaseError(ENOENT, f"lockspace {wanted.lockspace_name} is not there")
+        if not space.usable:
+            raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is failing")
+        if space.rindex_busy:
+            raise LeaseError(EBUSY, f"lockspace {wanted.lockspace_name}: another index operation is running")
+        space.rindex_busy = True
+        try:
+            with space.operation():
                 yield space, device
-    finally:
-        space.rindex_busy = False
+        finally:
+            space.rindex_busy = False
 
 
 def _leftover(daemon: LeaseDaemon, space: Space) -> Callable[[Lease | Unclear], Awaitable[None]]:

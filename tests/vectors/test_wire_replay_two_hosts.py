@@ -28,7 +28,9 @@ FIRE_TIMEOUT_S = 10
 class TwoHosts(Replay):
     """The recording against both daemons."""
 
-    def __init__(self, host: LeasedHost, directory: str, found: list[dict[str, Any]], second: str, pid: int) -> None:
+    def __init__(
+        self, host: LeasedHost, directory: str, found: list[dict[str, Any]], second: str, pid: int
+    ) -> None:
         super().__init__(host, directory, found)
         self.second = second
         """Path of the second daemon's socket."""
@@ -62,7 +64,16 @@ class TwoHosts(Replay):
     async def hold(self, name: str, flags: int = 0, restrict: int = 0, killpath: str = "") -> None:
         """A process on the second host that holds a lease."""
         path = f"{self.directory.decode()}/RE{name[1:]}"
-        arguments = [self.second, "LSV", name, path, str(flags), "0", str(restrict), *([killpath] if killpath else [])]
+        arguments = [
+            self.second,
+            "LSV",
+            name,
+            path,
+            str(flags),
+            "0",
+            str(restrict),
+            *([killpath] if killpath else []),
+        ]
         child = self.holders[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-c", CHILD, *arguments, stdout=asyncio.subprocess.PIPE
         )

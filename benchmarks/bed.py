@@ -72,8 +72,8 @@ class Side:
         """Create and initialise all files, through the daemon itself."""
         with self.connect() as connection:
             for medium in self.media:
-                _allocate(self.space_area(medium).path, MIB)
-                _allocate(self.resource_area(medium, NUM_HOSTS[0], 0).path, len(NUM_HOSTS) * (CLIENTS + 1) * MIB)
+                allocate(self.space_area(medium).path, MIB)
+                allocate(self.resource_area(medium, NUM_HOSTS[0], 0).path, len(NUM_HOSTS) * (CLIENTS + 1) * MIB)
                 name = self.space_name(medium)
                 message = wire.write_lockspace(name, self.space_area(medium), JOIN_IO_TIMEOUT_S)
                 expect(f"{self.name}: init of {name}", connection.call(message)[0])
@@ -138,7 +138,7 @@ def occupy(owner: Daemon, side: Side, connection: Connection) -> None:
             expect(f"owner of {space}: acquire", connection.call(wire.acquire(space, name, place))[0])
 
 
-def _allocate(path: Path, size: int) -> None:
+def allocate(path: Path, size: int) -> None:
     """A file with real blocks: a sparse one would measure the file system's allocation at the first write."""
     with path.open("wb") as file:
         block = bytes(MIB)

@@ -15,6 +15,7 @@ from benchmarks.wire import BenchmarkError, Connection
 
 START_LIMIT_S = 15.0
 STOP_LIMIT_S = 15.0
+POLL_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ SANLOCK = Program(
     "sanlock",
     ("sanlock", "daemon", "-w", "0", "-h", "0", "-l", "1", "-L", "-1", "-S", "-1", "-e", "{host_name}"),
 )
-_CLI = "from holdfast.cli.main import main; raise SystemExit(main())"
+CLI = "from holdfast.cli.main import main; raise SystemExit(main())"
 _SETTINGS = "--foreground --log-level 4 --no-watchdog --mlock-level 1 --run-dir {run_dir} --host-name {host_name}"
-HOLDFAST = Program("holdfast", (sys.executable, "-c", _CLI, "lease", "daemon", *_SETTINGS.split()))
+HOLDFAST = Program("holdfast", (sys.executable, "-c", CLI, "lease", "daemon", *_SETTINGS.split()))
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Daemon:
     pid: int
     socket: Path
     log: Path
+    start_s: float
+    """From its start until its socket answered."""
 
 
 @contextlib.contextmanager
@@ -59,6 +62,9 @@ def running(program: Program, directory: Path, host_name: str) -> Iterator[Daemo
     environment = dict(os.environ, SANLOCK_RUN_DIR=str(run_dir))
     # Containers often lack CAP_SYS_RESOURCE, and the original refuses to start without it unless told this.
     environment.setdefault("SANLOCK_PRIVILEGED", "0")
+    # An installed program has its bytecode on disk; without it every start would measure the compiler.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    start = time.perf_counter()
     with log.open("wb") as output:
         try:
             process = subprocess.Popen(
@@ -74,7 +80,7 @@ def running(program: Program, directory: Path, host_name: str) -> Iterator[Daemo
     pid = None
     try:
         pid = _wait_until_ready(process, run_dir, log, program)
-        yield Daemon(program, pid, run_dir / "sanlock.sock", log)
+        yield Daemon(program, pid, run_dir / "sanlock.sock", log, time.perf_counter() - start)
     finally:
         # The group has the daemon's helper process too, unless the daemon went into the background: then its
         # helper ends by itself.
@@ -94,6 +100,6 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", run_dir: Path, log: Pa
             with Connection(socket):
                 return int(pid_file.read_text())
         except (FileNotFoundError, ConnectionRefusedError, ValueError):
-            time.sleep(0.02)
+            time.sleep(POLL_S)
     tail = log.read_text(errors="replace")[-2000:]
     raise BenchmarkError(f"{program.name} did not start: {shlex.join(program.command)}\n{tail}")

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import measure, wire
+from benchmarks import crowded, measure, starting, wire
 from benchmarks.bed import CLIENTS, JOIN_IO_TIMEOUT_S, NUM_HOSTS, OWNER_HOST_ID, Medium, Side, occupy
 from benchmarks.daemons import HOLDFAST, SANLOCK, Program, running
 from benchmarks.processes import memory
@@ -41,14 +41,20 @@ class Effort:
     crowd_s: float
     idle_s: float
     conflicts: int
+    questions: int
+    starts: int
 
 
-FULL = Effort(rounds=60, pairs=10, crowd_rounds=4, crowd_s=1.0, idle_s=40, conflicts=200)
-QUICK = Effort(rounds=5, pairs=10, crowd_rounds=1, crowd_s=0.5, idle_s=4, conflicts=20)
+FULL = Effort(
+    rounds=60, pairs=10, crowd_rounds=4, crowd_s=1.0, idle_s=40, conflicts=200, questions=1000, starts=15
+)
+QUICK = Effort(rounds=5, pairs=10, crowd_rounds=1, crowd_s=0.5, idle_s=4, conflicts=20, questions=100, starts=3)
 
 ACQUIRE_TARGETS = {("null", 2000): 0.4, ("null", 64): 0.2, ("disk", 2000): 0.9, ("disk", 64): 0.9}
 RELEASE_TARGETS = {"null": 1.5, "disk": 0.9}
 CROWD_TARGET = Target(1.5, at_least=True)
+ASKING_TARGET = Target(2)
+HELP_TARGET = Target(2)
 CONFLICT_TARGET = Target(1024, of_ratio=False)
 
 
@@ -59,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = replace(HOLDFAST, command=tuple(shlex.split(options.ours))) if options.ours else HOLDFAST
     original = replace(SANLOCK, command=tuple(shlex.split(options.original))) if options.original else SANLOCK
     try:
-        rows = list(_compare(ours, original, options.null_dir, options.disk_dir, effort))
+        rows = list(_starting(ours, original, effort))
+        rows += _compare(ours, original, options.null_dir, options.disk_dir, effort)
+        rows += _crowded(ours, original, options.null_dir, effort)
     except BenchmarkError as error:
         print(f"benchmark stopped: {error}", file=sys.stderr)
         return 1
@@ -138,6 +146,15 @@ def _row(where: str, what: str, unit: str, figures: dict[str, float], target: Ta
     return Row(where, what, unit, figures["holdfast"], figures["sanlock"], target)
 
 
+def _starting(ours: Program, original: Program, effort: Effort) -> Iterator[Row]:
+    _progress("starting")
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as directory:
+        programs = replace(ours, name="holdfast"), replace(original, name="sanlock")
+        yield _row("", "daemon start p50", "ms", starting.start_ms(programs, Path(directory), effort.starts))
+    ours_ms, nothing_ms = starting.help_ms(effort.starts)
+    yield Row("python3 -c pass", "holdfast --help p50", "ms", ours_ms, nothing_ms, HELP_TARGET)
+
+
 def _join(sides: Sequence[Side], io_timeout_s: int) -> Iterator[Row]:
     _progress(f"joining with io_timeout {io_timeout_s}")
     for side in sides:
@@ -207,6 +224,58 @@ def _pairs(sides: Sequence[Side], medium: Medium, num_hosts: int, effort: Effort
             sides, medium, num_hosts, count, rounds=effort.crowd_rounds, seconds=effort.crowd_s
         )
         yield _row(where, f"pairs of {count} client{'s' if count > 1 else ''}", "1/s", figures, crowd_target)
+
+
+def _crowded(ours: Program, original: Program, null_dir: Path, effort: Effort) -> Iterator[Row]:
+    """Fresh daemons with many lockspaces, idle and asked while more and more leases are held."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="holdfast-bench-")))
+        directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=null_dir.resolve()))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        sides = []
+        for program, name in ((ours, "holdfast"), (original, "sanlock")):
+            daemon = stack.enter_context(running(replace(program, name=name), home / name, f"bench-{name}"))
+            sides.append(crowded.CrowdedSide(daemon, directory))
+            stack.callback(sides[-1].close)
+        where = f"{crowded.SPACES} spaces"
+        _progress(f"{where}: joining")
+        for side in sides:
+            side.set_up()
+        yield from _keeping(where, sides, effort)
+        for held in crowded.HOLDINGS:
+            _progress(f"{where}: questions while {held} leases are held")
+            for side in sides:
+                side.hold(held)
+            yield from _asking(f"{held} leases", sides, effort)
+        memories = {side.name: memory(side.daemon.pid).resident_kib / 1024 for side in sides}
+        yield _row(f"{held} leases", "resident memory", "MiB", memories, Target(5))
+
+
+def _keeping(where: str, sides: Sequence[crowded.CrowdedSide], effort: Effort) -> Iterator[Row]:
+    _progress(f"{where}: idle for {effort.idle_s:g} s")
+    kept = crowded.keeping(sides, effort.idle_s)
+    timeout = f"io_timeout {crowded.IO_TIMEOUT_S}"
+    yield _row(
+        where, f"idle CPU, {timeout}", "ms/s", {name: one.cpu_ms_per_s for name, one in kept.items()}, Target(2)
+    )
+    yield _row(where, f"wake-ups, {timeout}", "1/s", {name: one.waits_per_s for name, one in kept.items()})
+    yield _row(where, f"preemptions, {timeout}", "1/s", {name: one.preempted_per_s for name, one in kept.items()})
+    memories = {side.name: memory(side.daemon.pid).resident_kib / 1024 for side in sides}
+    yield _row(where, "resident memory", "MiB", memories, Target(5))
+
+
+def _asking(where: str, sides: Sequence[crowded.CrowdedSide], effort: Effort) -> Iterator[Row]:
+    with ExitStack() as stack:
+        opened = {side.name: stack.enter_context(side.connect()) for side in sides}
+        questions = [
+            ("VERSION p50", crowded.version_on_open(opened)),
+            ("connect and VERSION p50", crowded.connect_version),
+            ("connect and STATUS p50", crowded.connect_status),
+        ]
+        if all(side.holders for side in sides):
+            questions.append(("INQUIRE p50", crowded.inquire))
+        for what, question in questions:
+            yield _row(where, what, "µs", crowded.p50_us(sides, question, effort.questions), ASKING_TARGET)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,29 @@ def memory(pid: int) -> Memory:
     return Memory(values["VmRSS"], values["RssAnon"], values["VmLck"])
 
 
+@dataclass(frozen=True)
+class Switches:
+    """Context switches of all present threads of a process since they began."""
+
+    voluntary: int
+    involuntary: int
+
+
+def switches(pid: int) -> Switches:
+    """Those of `pid`; threads that have ended do not count any more."""
+    counts = {"voluntary_ctxt_switches": 0, "nonvoluntary_ctxt_switches": 0}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            lines = (task / "status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in lines:
+            key, _, rest = line.partition(":")
+            if key in counts:
+                counts[key] += int(rest)
+    return Switches(*counts.values())
+
+
 def children(pid: int) -> list[int]:
     """Direct children of `pid`."""
     found = []

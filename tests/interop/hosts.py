@@ -36,7 +36,8 @@ def what_is_missing() -> str | None:
         return "the real sanlock is missing: apt-get install sanlock"
     if not Path(DEBIAN_PYTHON).exists():
         return f"{DEBIAN_PYTHON} is missing: apt-get install python3"
-    probe = subprocess.run([DEBIAN_PYTHON, "-c", "import sanlock"], capture_output=True, check=False)
+    # -I, here and in start_script: not our module of the same name, should PYTHONPATH lead to it.
+    probe = subprocess.run([DEBIAN_PYTHON, "-I", "-c", "import sanlock"], capture_output=True, check=False)
     if probe.returncode != 0:
         return "the real client library's Python binding is missing: apt-get install python3-sanlock"
     return None
@@ -90,7 +91,7 @@ class Host:
     def start_script(self, script: Path, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a script that uses python3-sanlock against this daemon; killed with the host at the latest."""
         process = subprocess.Popen(
-            [DEBIAN_PYTHON, str(script), *arguments],
+            [DEBIAN_PYTHON, "-I", str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

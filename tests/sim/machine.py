@@ -106,6 +106,10 @@ class Machine:
 
     # --- the watchdog daemon's client side (lease.lockspace.WatchdogLink)
 
+    @property
+    def armed_until(self) -> float:
+        return float("inf") if self._expiry is None else self._expiry
+
     async def open(self) -> None:
         pass
 

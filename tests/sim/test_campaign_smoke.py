@@ -142,11 +142,11 @@ def test_writing_after_the_lockspace_was_lost_is_caught(monkeypatch: pytest.Monk
     assert "rule 15" in first_violation(range(300), "ours", "sick storage")
 
 
-def test_freeing_the_leader_before_the_shared_mark_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(lease: Any) -> None:
-        return None
+def test_freeing_the_leader_before_the_own_block_is_written_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def only_look(lease: Any, block: HostBlock) -> Any:
+        return await resource._look_at_leader(lease)
 
-    monkeypatch.setattr(resource, "_mark_shared", nothing)
+    monkeypatch.setattr(resource, "_write_own_block_and_look", only_look)
     assert "rules 9, 11" in first_violation(range(20), "ours", "calm")
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from holdfast.lease.geometry import LFL_ALIGN_1M, MIB
-from holdfast.lease.lockspace import Lockspace
+from holdfast.lease.lockspace import RENEWAL_HISTORY, Lockspace
 from holdfast.lease.records import (
     DELTA_DISK_MAGIC,
     DELTA_VERSION,
@@ -68,7 +68,13 @@ class Site:
         pass
 
     def host(
-        self, host_id: int, name: str | None = None, *, io: int = IO, trust_own_name: bool = True
+        self,
+        host_id: int,
+        name: str | None = None,
+        *,
+        io: int = IO,
+        trust_own_name: bool = True,
+        history_size: int = RENEWAL_HISTORY,
     ) -> Lockspace:
         host = SimHost(self.loop, f"host-{host_id}")
         return Lockspace(
@@ -81,6 +87,7 @@ class Site:
             fire_timeout=FIRE,
             watch_limit=WATCHED,
             trust_own_name=trust_own_name,
+            history_size=history_size,
             rng=random.Random(host_id),
         )
 

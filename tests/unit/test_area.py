@@ -50,6 +50,17 @@ def test_used_sectors_are_those_a_plain_comparison_finds(
     assert used_sectors(NOW, sector_size, first, count) == expected
 
 
+@given(positions, sector_sizes, st.sets(st.integers(0, SIZE // 512 - 1), max_size=6), st.data())
+def test_expected_sectors_are_taken_unseen_and_hide_no_other(
+    places: list[int], sector_size: int, hints: set[int], data: st.DataObject
+) -> None:
+    first, count = data.draw(ranges(sector_size))
+    fill(NOW, places)
+    used = naive_difference(bytes(NOW.view), bytes(SIZE), sector_size, first, count)
+    taken = {hint for hint in hints if first <= hint < first + count}
+    assert used_sectors(NOW, sector_size, first, count, sorted(hints)) == sorted({*used, *taken})
+
+
 @given(positions, positions, sector_sizes, st.data())
 def test_changed_sectors_are_those_a_plain_comparison_finds(
     now: list[int], before: list[int], sector_size: int, data: st.DataObject

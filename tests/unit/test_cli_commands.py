@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from holdfast.cli.commands import COMMANDS
+from holdfast.cli.commands import COMMANDS, load
 from holdfast.cli.completion import SHELLS, leaves
 from holdfast.cli.main import main
 from holdfast.cli.output import Progress, printable
-from holdfast.client.addresses import LeaseAddress
 from holdfast.client.registration import Registration
-from holdfast.leased import wire
 from holdfast.testing.fake_daemon import FakeDaemon
-from holdfast.testing.fake_storage import FakeStorage
 from holdfast.version import __version__
-
-PATH = "/web.lease"
-LEASE = LeaseAddress("web", "primary", (wire.Disk(PATH, 3 << 20),))
-Say = Callable[..., Awaitable[int]]
-
-
-def with_cli(directory: Path, body: Callable[[FakeDaemon, Say], Awaitable[None]]) -> None:
-    """Run `body` with a fake daemon and a function that runs the command line beside it."""
-
-    async def go() -> None:
-        storage = FakeStorage()
-        storage.make_space("web", PATH, io_timeout=1)
-        async with FakeDaemon(directory / "run", storage) as daemon:
-            daemon.join("web", 3)
-
-            async def say(*words: str) -> int:
-                return await asyncio.to_thread(main, [*words, "--run-dir", str(daemon.run_dir)])
-
-            async with asyncio.timeout(30):
-                await body(daemon, say)
-
-    asyncio.run(go())
+from tests.unit.cli_harness import LEASE, Say, with_cli
 
 
 def test_help_loads_no_command_and_nothing_heavy() -> None:
@@ -84,6 +57,7 @@ def test_every_command_has_help_with_examples_and_a_short_line(capsys: pytest.Ca
         assert ended.value.code == 0
         text = capsys.readouterr().out
         assert "example" in text, leaf.path
+        assert "exit codes:" in text, leaf.path
         assert len(leaf.help) < 80
         assert max(map(len, text.splitlines())) <= 115, leaf.path
 
@@ -114,12 +88,32 @@ def test_bash_takes_the_completion_script(capsys: pytest.CaptureFixture[str]) ->
         ("holdfast le", "lease"),
         ("holdfast lease st", "status"),
         ("holdfast run --sp", "--space-path"),
+        ("holdfast lease index l", "lookup"),
+        ("holdfast lease set-config web us", "used"),
+        ("holdfast lease request web:primary --f", "--force"),
     ):
-        line = words.split()
-        probe = f"{script}\nCOMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _holdfast; "
+        probe = f"{script}\nCOMP_LINE='{words}'; COMP_POINT={len(words)}; _holdfast; "
         probe += "printf '%s\\n' \"${COMPREPLY[@]}\""
         done = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
         assert expected in done.stdout.split(), words
+
+
+def test_bash_asks_the_daemon_for_names(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out
+    known = "holdfast() { case $2 in spaces) echo web;; leases) printf 'web:\\nweb:primary\\ndb:main\\n';; esac; }"
+    for words, breaks, expected in (
+        ("holdfast lease who web:p", ":", ["primary"]),
+        ("holdfast lease who web:p", "", ["web:primary"]),
+        ("holdfast lease who ", ":", ["web:", "web:primary", "db:main"]),
+        ("holdfast run --lease d", ":", ["db:main"]),
+        ("holdfast lease renewals ", ":", ["web"]),
+        ("holdfast lease events --js", ":", ["--json"]),
+    ):
+        probe = f"{script}\n{known}\nCOMP_WORDBREAKS='{breaks}'; COMP_LINE='{words}'; COMP_POINT={len(words)}; "
+        probe += "_holdfast; printf '%s\\n' \"${COMPREPLY[@]}\""
+        done = subprocess.run(["bash", "-c", probe], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == expected, words
 
 
 def test_no_daemon_is_one_line_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +162,7 @@ def test_status_hosts_owners_read(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert await say("lease", "owners", "web:primary") == 1
         assert "holdfast lease add" in capsys.readouterr().err
 
-    with_cli(tmp_path, body)
+    with_cli(tmp_path, body, resources=False)
 
 
 def test_init_through_the_daemon_makes_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +176,7 @@ def test_init_through_the_daemon_makes_a_missing_file(tmp_path: Path, capsys: py
         assert await say("lease", "add", f"new:1:{place}:0", "--json", "--io-timeout", "2") == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["generation"] == 1
 
-    with_cli(tmp_path, body)
+    with_cli(tmp_path, body, resources=False)
 
 
 def test_init_direct_and_dump(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +221,10 @@ def test_progress_without_a_terminal_is_plain_lines(capsys: pytest.CaptureFixtur
 
 def test_modules_of_the_table_exist() -> None:
     for leaf in leaves(COMMANDS):
-        entry = COMMANDS[leaf.path[0]]
-        module = entry.module if entry.group is None else entry.group[leaf.path[1]].module
-        assert callable(import_module(module).run)
+        commands = COMMANDS
+        for word in leaf.path:
+            entry = commands[word]
+            commands = entry.group or {}
+        parser, run = load(entry)
+        assert callable(parser)
+        assert callable(run)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,9 @@ def test_a_private_daemon_that_does_not_start(tmp_path: Path, monkeypatch: pytes
 
 def test_only_marked_processes_are_killed() -> None:
     line = [sys.executable, "-c", "print(flush=True); input()"]
-    environ = {**os.environ, MARK_NAME: "0123456789abcdef"}
+    # Of this run only: another run of the tests on this machine may be at the same place.
+    mark = uuid.uuid4().hex
+    environ = {**os.environ, MARK_NAME: mark}
     with (
         subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as marked,
         subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other,
@@ -80,8 +83,8 @@ def test_only_marked_processes_are_killed() -> None:
         for process in (marked, other):
             assert process.stdout is not None
             process.stdout.readline()
-        assert kill_marked("0123456789abcde") == 0
-        assert kill_marked("0123456789abcdef") == 1
+        assert kill_marked(mark[:-1]) == 0
+        assert kill_marked(mark) == 1
         assert marked.wait() == -9
         assert other.poll() is None
         other.communicate(b"\n")

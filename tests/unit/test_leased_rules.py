@@ -14,9 +14,10 @@ import pytest
 
 from holdfast.leased import wire
 from holdfast.leased.clients import Client, ClientTable
+from holdfast.leased.killpath import killpath_argv, split_arguments
 from holdfast.leased.log import LineFormatter, LogRing
-from holdfast.leased.options import DaemonOptions, parse_sanlock_conf, with_conf
-from holdfast.leased.processes import Process, killpath_argv, split_arguments, start_time
+from holdfast.leased.options import DaemonOptions
+from holdfast.leased.processes import Process, start_time
 from holdfast.leased.record import FORMAT, RunRecord, replay
 from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
 
@@ -234,24 +235,6 @@ def test_record_is_rewritten_when_it_has_grown(tmp_path: Path, monkeypatch: pyte
 
 
 # -- options and log -----------------------------------------------------------------------------------------
-
-
-def test_sanlock_conf() -> None:
-    conf = parse_sanlock_conf(
-        "# comment\nio_timeout = 5\nour_host_name=me extra\n unknown = 1\nno value =\nuse_watchdog=0\n" + "x" * 200
-    )
-    assert conf == {"io_timeout": "5", "our_host_name": "me", "unknown": "1", "use_watchdog": "0"}
-    options, complaints = with_conf(DaemonOptions(run_dir="/x"), conf)
-    assert (options.io_timeout_s, options.host_name, options.use_watchdog) == (5, "me", False)
-    assert complaints == []
-
-
-def test_sanlock_conf_with_values_that_cannot_be() -> None:
-    options, complaints = with_conf(
-        DaemonOptions(run_dir="/x"), {"kill_grace_seconds": "61", "sh_retries": "many"}
-    )
-    assert options == DaemonOptions(run_dir="/x")
-    assert len(complaints) == 2
 
 
 @pytest.mark.parametrize(("fire", "given", "grace"), [(60, None, 40), (59, None, 15), (29, None, 0), (29, 5, 5)])

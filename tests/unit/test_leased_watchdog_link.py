@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased import watchdog_link as link
+from holdfast.leased import wire
+from holdfast.leased.daemon import _introduce
 from holdfast.leased.wire import Command
-from tests.unit.leased_harness import leased_host
+from tests.unit.leased_harness import LeasedHost, leased_host
 
 
 class FakeWdmd:
@@ -24,6 +28,8 @@ class FakeWdmd:
         self.fire_timeout = fire_timeout
         self.knows_open = knows_open
         self.told: list[tuple[int, int, int, str]] = []
+        self.silent = False
+        """Answers nothing any more."""
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -43,12 +49,21 @@ class FakeWdmd:
                 fields = struct.unpack("=IIIIIIQQQ128s", raw)
                 cmd, renewal, expire = fields[1], fields[7], fields[8]
                 self.told.append((cmd, renewal, expire, fields[9].rstrip(b"\0").decode()))
-                if cmd == link.STATUS or (cmd == link.OPEN_WATCHDOG and self.knows_open):
+                answered = cmd == link.STATUS or (cmd == link.OPEN_WATCHDOG and self.knows_open)
+                if answered and not self.silent:
                     reply = [*fields[:5], self.fire_timeout, *fields[6:]]
                     writer.write(struct.pack("=IIIIIIQQQ128s", *reply))
         writer.close()
         self._writers.discard(writer)
         self.connections -= 1
+
+    def hang_up(self) -> None:
+        """As a daemon that dies."""
+        for writer in list(self._writers):
+            writer.close()
+
+    def expiries(self) -> list[int]:
+        return [expire for cmd, _, expire, _ in self.told if cmd == link.TEST_LIVE]
 
     def commands(self) -> list[int]:
         return [cmd for cmd, *_ in self.told]
@@ -133,3 +148,185 @@ def test_a_lockspace_needs_the_watchdog_daemon(tmp_path: Path) -> None:
                 assert fake.commands()[-1] == link.REFCOUNT_CLEAR
 
     asyncio.run(main())
+
+
+def boottime() -> int:
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def watched_host(directory: Path, socket_path: Path) -> contextlib.AbstractAsyncContextManager[LeasedHost]:
+    return leased_host(directory, use_watchdog=True, watchdog_socket=str(socket_path), fire_timeout_s=60)
+
+
+@contextlib.asynccontextmanager
+async def armed(path: Path, expiry: int) -> AsyncIterator[link.WdmdLink]:
+    """A registered link that is kept armed."""
+    watchdog = link.WdmdLink(str(path), "LS", 1, 60)
+    await watchdog.open()
+    await watchdog.register(boottime(), expiry)
+    keeping = asyncio.create_task(watchdog.keep_armed())
+    try:
+        yield watchdog
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        watchdog.close()
+
+
+def test_a_lost_connection_is_noticed_and_armed_again_with_the_latest_expiry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link, "RETRY_S", 0.01)
+
+    async def main() -> None:
+        path, now = tmp_path / "wdmd.sock", boottime()
+        async with wdmd(path) as first, armed(path, now + 80) as watchdog:
+            assert watchdog.armed_until == now + 80
+            os.rename(path, tmp_path / "away")
+            first.hang_up()
+            await until(lambda: "the watchdog daemon has gone" in caplog.text)
+            await watchdog.extend(now + 20, now + 100)
+            assert watchdog.armed_until == now + 80, "what was not told does not count"
+            await until(lambda: "not armed again" in caplog.text)
+            async with wdmd(path) as second:
+                await until(lambda: "watchdog armed again" in caplog.text)
+                assert watchdog.armed_until == now + 100
+                assert second.commands() == [7, 5, 1, 2, 5, 4]
+                assert second.told[2][3] == "sanlock_LS:1"
+                assert second.expiries()[0] <= now + 100
+                await watchdog.extend(now + 40, now + 120)
+                assert watchdog.armed_until == now + 120
+                await until(lambda: len(second.expiries()) == 2)
+
+    asyncio.run(main())
+
+
+def test_another_fire_timeout_after_a_restart_does_not_count_as_armed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link, "RETRY_S", 0.01)
+
+    async def main() -> None:
+        path, now = tmp_path / "wdmd.sock", boottime()
+        async with wdmd(path) as first, armed(path, now + 80) as watchdog:
+            os.unlink(path)
+            async with wdmd(path, fire_timeout=120) as second:
+                first.hang_up()
+                await until(lambda: "watchdog fires after 120 s, configured are 60 s" in caplog.text)
+                assert watchdog.armed_until == now + 80
+                assert link.TEST_LIVE not in second.commands()
+
+    asyncio.run(main())
+
+
+def test_extending_never_waits_for_a_daemon_that_does_not_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        path, now = tmp_path / "wdmd.sock", boottime()
+        async with wdmd(path) as fake, armed(path, now + 80) as watchdog:
+            served = fake.told.copy
+            for number in range(100_000):
+                # Nothing in the loop runs between these, so the fake reads nothing.
+                before = watchdog.armed_until
+                await watchdog.extend(now, now + 81 + number)
+                if watchdog.armed_until == before:
+                    break
+            else:
+                pytest.fail("the socket's buffer never filled")
+            assert watchdog.armed_until == now + 80 + number
+            # Nothing of the refused one is on the wire: the framing is intact, and later ones count again.
+            await until(lambda: len(fake.expiries()) == number + 1)
+            assert len(served()) == number + 6
+            await watchdog.extend(now, now + 200_000)
+            assert watchdog.armed_until == now + 200_000
+
+    asyncio.run(main())
+
+
+def test_a_daemon_that_never_answers_ends_the_add_and_stalls_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "TIMEOUT_S", 0.3)
+
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        async with wdmd(path) as fake:
+            fake.silent = True
+            async with leased_host(
+                tmp_path, use_watchdog=True, watchdog_socket=str(path), fire_timeout_s=60
+            ) as host:
+                space = host.space("LS")
+                await host.once(Command.WRITE_LOCKSPACE, space.encode(), data2=1)
+                adding = asyncio.create_task(host.once(Command.ADD_LOCKSPACE, space.encode(), data=1))
+                await until(lambda: bool(fake.told))
+                assert (await host.once(Command.VERSION))[0].data == 0
+                assert not adding.done()
+                assert (await adding)[0].data == Code.WD_ERROR
+                await until(lambda: not fake.connections)
+
+    asyncio.run(main())
+
+
+def test_each_lockspace_has_a_connection_and_it_ends_only_after_its_users(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        async with wdmd(path) as fake, watched_host(tmp_path, path) as host:
+            first, second = await host.make_space("one"), await host.make_space("two", host_id=7)
+            names = [name for cmd, _, _, name in fake.told if cmd == link.REGISTER]
+            assert names == ["sanlock_one:1", "sanlock_two:7"]
+            assert fake.connections == 2
+            child = await host.child(await host.make_lease("one", "R"), ignore_sigterm=True)
+            assert (await host.once(Command.SET_CONFIG, first.encode(), data=wire.CONFIG_USED))[0].data == 0
+            removing = asyncio.create_task(host.once(Command.REM_LOCKSPACE, first.encode()))
+            assert await child.wait() == -signal.SIGKILL
+            await until(lambda: any(space.blocked_checks for space in host.daemon.spaces))
+            assert 0 not in fake.expiries(), "blocked: the watchdog stays"
+            unused = await host.once(Command.SET_CONFIG, first.encode(), data=wire.CONFIG_UNUSED)
+            assert unused[0].data == 0
+            assert (await removing)[0].data == 0
+            await until(lambda: fake.connections == 1)
+            assert fake.commands().count(link.REFCOUNT_CLEAR) == 1
+            assert (await host.once(Command.INQ_LOCKSPACE, second.encode()))[0].data == 0
+
+    asyncio.run(main())
+
+
+def test_the_lockspace_lives_on_when_the_watchdog_daemon_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "RETRY_S", 0.01)
+
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        async with watched_host(tmp_path, path) as host, contextlib.AsyncExitStack() as stack:
+            first = await stack.enter_async_context(wdmd(path))
+            space = await host.make_space("LS")
+            os.unlink(path)
+            first.hang_up()
+            await until(lambda: not first.connections)
+            async with wdmd(path) as second:
+                await until(lambda: len(second.expiries()) >= 2)
+                assert (await host.once(Command.INQ_LOCKSPACE, space.encode()))[0].data == 0
+                assert (await host.once(Command.REM_LOCKSPACE, space.encode()))[0].data == 0
+                assert second.expiries()[-1] == 0
+                assert second.commands()[-1] == link.REFCOUNT_CLEAR
+
+    asyncio.run(main())
+
+
+def test_without_a_watchdog_the_daemon_says_what_that_means(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with leased_host(tmp_path) as host:
+            items = await host.status()
+            assert wire.parse_pairs(items[0].state.text)["use_watchdog"] == "0"
+            _introduce(host.options, host.daemon)
+
+    asyncio.run(main())
+    assert "no watchdog: if this daemon hangs or is killed" in caplog.text

@@ -95,6 +95,56 @@ def test_a_free_lease_costs_two_area_reads_and_three_writes() -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize(
+    ("host_id", "reads"),
+    [(2, [("R", AREA, 4 * 512)]), (31, [("R", AREA, 512), ("R", block_at(31), 512)])],
+)
+def test_a_lease_that_was_free_is_read_with_the_own_block_if_that_is_near(
+    host_id: int, reads: list[tuple[str, int, int]]
+) -> None:
+    async def scenario(site: Site) -> None:
+        site.poke_leader(FREE_LEASE._replace(num_hosts=40))
+        space = await site.joined(host_id)
+        await release(await take(site, space))
+        site.trace.clear()
+        assert (await take(site, space)).lver == 2
+        assert site.trace[: len(reads)] == reads
+        assert site.trace[len(reads)] == ("W", block_at(host_id), 512)
+        site.trace.clear()
+
+    play(scenario)
+
+
+def test_a_lease_that_was_held_when_last_seen_is_read_alone() -> None:
+    async def scenario(site: Site) -> None:
+        space, other = await site.joined(1), await site.joined(2)
+        await release(await take(site, space))
+        await take(site, other)
+        await space.renew()
+        for expected in (4 * 512 - 512, 512):  # free as far as we knew; held by host 2 as far as we know
+            site.trace.clear()
+            assert await code_of(take(site, space)) == Code.ACQUIRE_IDLIVE
+            assert site.trace == [("R", AREA, expected), ("R", 512, 512)]
+
+    play(scenario)
+
+
+def test_the_own_block_is_not_read_while_a_write_of_it_may_still_arrive() -> None:
+    async def scenario(site: Site) -> None:
+        space = await site.joined(1)
+        await release(await take(site, space))
+        hold = site.storage.hold(writes_to(block_at(1)))
+        assert await code_of(take(site, space)) == Code.DBLOCK_WRITE
+        site.trace.clear()
+        assert await code_of(take(site, space)) == Code.AIO_TIMEOUT
+        assert site.trace == []
+        hold.release()
+        await space.clock.sleep(0.1)
+        assert (await take(site, space)).lver == 2
+
+    play(scenario)
+
+
 def test_release_keeps_the_ballot_and_frees_the_leader_last() -> None:
     async def scenario(site: Site) -> None:
         space = await site.joined(2)

@@ -71,6 +71,45 @@ def test_retract_does_not_say_released_while_the_own_leader_write_is_outstanding
     play(scenario)
 
 
+def test_the_leader_is_freed_only_when_the_released_block_is_stable() -> None:
+    # Both the write of the block and the look at the leader come first, at the same time (rule 11, spec 14).
+    async def scenario(site: Site) -> None:
+        space = await site.joined(1)
+        lease = await acquire(space, site.target(space))
+        site.trace.clear()
+        late = site.storage.hold(writes_to(block_at(1)))
+        releasing = asyncio.create_task(release(lease))
+        await late.reached()
+        await space.clock.sleep(1)
+        assert site.trace == [("W", block_at(1), 512), ("R", AREA, 512)]
+        assert site.peek_leader().timestamp
+        late.release()
+        await releasing
+        # The look is too old by then: once more, alone.
+        assert site.trace[2:] == [("R", AREA, 512), ("W", AREA, 512)]
+        assert site.peek_block(1).released
+        assert not site.peek_leader().timestamp
+
+    play(scenario)
+
+
+def test_a_look_that_failed_beside_the_released_write_is_reported_after_it() -> None:
+    async def scenario(site: Site) -> None:
+        space = await site.joined(1)
+        lease = await acquire(space, site.target(space))
+        late = site.storage.hold(lambda op: op.kind == "R" and op.offset == AREA)
+        assert await code_of(release(lease)) == Code.AIO_TIMEOUT
+        assert site.peek_block(1).released
+        assert site.peek_leader().timestamp
+        late.release()
+        site.trace.clear()
+        await release(lease)
+        assert site.trace == [("R", AREA, 512), ("W", AREA, 512)]
+        assert not site.peek_leader().timestamp
+
+    play(scenario)
+
+
 def test_retract_decides_its_own_instance() -> None:
     # Nobody else commits the value of a live host: left alone, the instance would stay open for ever.
     async def scenario(site: Site) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -500,3 +502,21 @@ class TestBuffers:
             buffer.release()
         again = [pool.borrow(4096) for _ in range(3)]
         assert sum(buffer in buffers for buffer in again) == 2
+
+
+FORK_WITH_A_BUFFER = """
+import os
+from holdfast.storage.buffers import Buffer
+buffer = Buffer(4096)
+buffer.view[:4] = b"mine"
+child = os.fork()
+if not child:
+    os._exit(0 if bytes(buffer.view[:4]) == bytes(4) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert bytes(buffer.view[:4]) == b"mine"
+"""
+
+
+def test_a_fork_does_not_share_the_memory_of_direct_io() -> None:
+    # Copy-on-write between a fork and its exec would send what the kernel reads to the wrong copy (open(2)).
+    subprocess.run([sys.executable, "-c", FORK_WITH_A_BUFFER], check=True)

@@ -6,34 +6,119 @@ Only the module of the command that was asked for is imported: `holdfast --help`
 
 from __future__ import annotations
 
+# The module `typing` costs a third of the time of `holdfast --help`: only type checkers load it.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
+
 
 class Entry:
-    """One command. `module` is imported when it is used; `group` holds the commands below it instead."""
+    """One command. `module` is imported when it is used; `group` holds the commands below it instead.
+
+    `module` is `NAME` or, where one module has several commands, `NAME:VERB`: it then has `VERB_parser` and
+    `VERB_run`. `sections` order a group by purpose: heading to names. `first_steps` ends a group's help.
+    """
 
     # No NamedTuple, no dataclass: `holdfast --help` would load their modules for a table of strings.
-    __slots__ = ("group", "help", "module")
+    __slots__ = ("first_steps", "group", "help", "module", "sections")
 
-    def __init__(self, help: str, module: str = "", group: dict[str, Entry] | None = None) -> None:
+    def __init__(
+        self,
+        help: str,
+        module: str = "",
+        group: dict[str, Entry] | None = None,
+        sections: dict[str, dict[str, Entry]] | None = None,
+        first_steps: str = "",
+    ) -> None:
+        self.first_steps = first_steps
         self.help = help
         self.module = module
+        self.sections = sections or {}
+        if sections is not None:
+            group = {name: entry for section in sections.values() for name, entry in section.items()}
         self.group = group
 
 
-LEASE: dict[str, Entry] = {
-    "daemon": Entry("run the lease daemon (sanlock-compatible)", "holdfast.cli.lease_daemon"),
-    "status": Entry("what the daemon holds: lockspaces, leases, processes", "holdfast.cli.lease_status"),
-    "hosts": Entry("the hosts of a lockspace and whether they are alive", "holdfast.cli.lease_hosts"),
-    "owners": Entry("who has a lease on storage", "holdfast.cli.lease_owners"),
-    "init": Entry("initialise a lockspace, an index or a resource on storage", "holdfast.cli.lease_init"),
-    "add": Entry("join a lockspace", "holdfast.cli.lease_add"),
-    "remove": Entry("leave a lockspace", "holdfast.cli.lease_remove"),
-    "read": Entry("read a lockspace or resource through the daemon", "holdfast.cli.lease_read"),
-    "dump": Entry("show what is on storage, without a daemon", "holdfast.cli.lease_dump"),
+def load(entry: Entry) -> tuple[Callable[[], ArgumentParser], Callable[[Namespace], int]]:
+    """Import a command: the function that makes its parser, and the one that runs it."""
+    from importlib import import_module
+
+    name, _, verb = entry.module.partition(":")
+    module = import_module(name)
+    prefix = f"{verb}_" if verb else ""
+    return getattr(module, f"{prefix}parser"), getattr(module, f"{prefix}run")
+
+
+INDEX: dict[str, Entry] = {
+    "list": Entry("every name in an index and where its resource lies", "holdfast.cli.lease_index:list"),
+    "lookup": Entry(
+        "the place of a name, the name at a place, or a free place", "holdfast.cli.lease_index:lookup"
+    ),
+    "create": Entry("make a resource under a name", "holdfast.cli.lease_index:create"),
+    "delete": Entry("delete a resource and its name", "holdfast.cli.lease_index:delete"),
+    "update": Entry("set or clear one entry; no resource is touched", "holdfast.cli.lease_index:update"),
+    "rebuild": Entry("write an index anew from the resources that are there", "holdfast.cli.lease_index:rebuild"),
+    "format": Entry("write an empty index", "holdfast.cli.lease_index:format"),
 }
+
+LVB: dict[str, Entry] = {
+    "get": Entry("write the value of a held lease to stdout or a file", "holdfast.cli.lease_lvb:get"),
+    "set": Entry("change the value of a held lease from stdin or a file", "holdfast.cli.lease_lvb:set"),
+}
+
+LEASE: dict[str, dict[str, Entry]] = {
+    "look": {
+        "status": Entry("what the daemon holds: lockspaces, leases, processes", "holdfast.cli.lease_status"),
+        "hosts": Entry("the hosts of a lockspace and whether they are alive", "holdfast.cli.lease_hosts"),
+        "who": Entry("who holds a lease, since when, and when it may be taken", "holdfast.cli.lease_who"),
+        "owners": Entry("who has a lease on storage", "holdfast.cli.lease_owners"),
+        "renewals": Entry("how fast storage answers; a fitting io_timeout", "holdfast.cli.lease_renewals"),
+        "events": Entry("what other hosts tell this one, live", "holdfast.cli.lease_events"),
+        "log": Entry("the daemon's recent log", "holdfast.cli.lease_log"),
+        "read": Entry("read a lockspace or resource through the daemon", "holdfast.cli.lease_read"),
+        "dump": Entry("show what is on storage, without a daemon", "holdfast.cli.lease_dump"),
+    },
+    "leases of a running process": {
+        "acquire": Entry("take leases for a registered process", "holdfast.cli.lease_acquire"),
+        "release": Entry("give leases of a process back, or orphans", "holdfast.cli.lease_release"),
+        "convert": Entry("make a held lease shared or exclusive", "holdfast.cli.lease_convert"),
+        "inquire": Entry("which leases a process holds", "holdfast.cli.lease_inquire"),
+        "lvb": Entry("the value that travels with a lease", group=LVB),
+        "request": Entry("ask the host that holds a lease to give it up", "holdfast.cli.lease_request"),
+        "examine": Entry("look now whether others ask for what is held here", "holdfast.cli.lease_examine"),
+    },
+    "lockspaces": {
+        "add": Entry("join a lockspace", "holdfast.cli.lease_add"),
+        "remove": Entry("leave a lockspace", "holdfast.cli.lease_remove"),
+        "set-event": Entry("tell other hosts an event", "holdfast.cli.lease_set_event"),
+        "set-config": Entry("hold up the removal of a lockspace", "holdfast.cli.lease_set_config"),
+    },
+    "storage": {
+        "init": Entry("initialise a lockspace, an index or a resource on storage", "holdfast.cli.lease_init"),
+        "index": Entry("names and places of a lockspace's resources", group=INDEX),
+        "align": Entry("how much room a lease needs on storage", "holdfast.cli.lease_align"),
+    },
+    "daemon": {
+        "daemon": Entry("run the lease daemon (sanlock-compatible)", "holdfast.cli.lease_daemon"),
+        "shutdown": Entry("end the lease daemon", "holdfast.cli.lease_shutdown"),
+        "version": Entry("versions of this program and of the daemon", "holdfast.cli.lease_version"),
+    },
+}
+
+LEASE_FIRST_STEPS = """\
+first steps:
+  holdfast lease status                                              is a daemon there, what does it hold?
+  holdfast lease who web:primary                                     who has this lease, and until when?
+  holdfast lease init --space web:0:/dev/vg/leases:0 --with-index    make storage for leases, once, on one host
+  holdfast lease add web:3:/dev/vg/leases:0                          join it as host 3
+  holdfast run --lease web:primary -- ./server                       use a lease
+"""
 
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
-    "lease": Entry("the lease daemon and its storage", group=LEASE),
+    "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from holdfast.cli.output import Parser, add_json, add_run_dir, colour, print_json, print_table
+from holdfast.cli.output import Parser, add_json, add_run_dir, add_space, colour, print_json, print_table
 from holdfast.client.daemon import Daemon
 from holdfast.client.errors import ClientError
 from holdfast.client.status import HostDetail, HostInfo
@@ -25,7 +25,7 @@ COLOURS = {"LIVE": "green", "FAIL": "yellow", "DEAD": "red"}
 def parser() -> argparse.ArgumentParser:
     """Options and help."""
     made = Parser("lease hosts", "Show the hosts of joined lockspaces.", EPILOG)
-    made.add_argument("space", nargs="*", metavar="SPACE", help="lockspace names (default: all joined ones)")
+    add_space(made, nargs="*", help="lockspace names (default: all joined ones)")
     add_json(made)
     add_run_dir(made)
     return made

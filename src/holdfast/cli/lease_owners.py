@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from holdfast.cli.output import Parser, add_json, add_run_dir, address, print_json, print_table
+from holdfast.cli.output import Parser, add_json, add_lease, add_run_dir, print_json, print_table
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.daemon import Daemon
 from holdfast.client.errors import ClientError
-from holdfast.client.space import locate
+from holdfast.client.space import find_place
 
 EPILOG = """\
-A lease whose owner is dead still names that owner: holdfast lease hosts tells whether it is alive.
+A lease whose owner is dead still names that owner: holdfast lease who tells whether it is alive, and more.
 
 exit codes: 0 shown, 1 failed, 2 wrong usage
 
@@ -25,20 +25,10 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """Options and help."""
     made = Parser("lease owners", "Show who has a lease, as it is on storage.", EPILOG)
-    made.add_argument("lease", metavar="SPACE:RESOURCE[:PATH:OFFSET]", type=address(LeaseAddress))
+    add_lease(made)
     add_json(made)
     add_run_dir(made)
     return made
-
-
-async def located(daemon: Daemon, lease: LeaseAddress) -> LeaseAddress:
-    """The lease with its place; by name only in a joined lockspace."""
-    if lease.disks:
-        return lease
-    space = (await daemon.status()).space(lease.space)
-    if space is None:
-        raise ClientError(-28, f"look up {lease} by name")
-    return await locate(daemon, lease, space, create=False)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(daemon: Daemon, lease: LeaseAddress, as_json: bool) -> int:
-    place = await located(daemon, lease)
+    place = await find_place(daemon, lease)
     resource, owners = await daemon.owners(place)
     names: dict[int, str] = {}
     states: dict[int, str] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from holdfast.cli.lease_owners import located
 from holdfast.cli.output import Parser, add_json, add_run_dir, address, print_json, printable
 from holdfast.client.addresses import LeaseAddress, SpaceAddress
 from holdfast.client.daemon import Daemon
+from holdfast.client.space import find_place
 from holdfast.lease.geometry import from_api_flags
 
 EPILOG = """\
@@ -68,7 +68,7 @@ async def _space(daemon: Daemon, space: SpaceAddress) -> dict[str, object]:
 
 
 async def _resource(daemon: Daemon, lease: LeaseAddress) -> dict[str, object]:
-    place = await located(daemon, lease)
+    place = await find_place(daemon, lease)
     found = await daemon.read_resource(place)
     disk = place.disks[0]
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from holdfast.cli.commands import COMMANDS, Entry
+from holdfast.cli.commands import COMMANDS, Entry, load
 from holdfast.version import __version__
 
 EXIT_DONE = 0
@@ -33,8 +33,8 @@ exit codes: 0 done, 1 failed, 2 wrong usage; others are in the command's --help.
 """
 
 
-def _table(commands: dict[str, Entry]) -> str:
-    width = max(map(len, commands)) + 2
+def _table(commands: dict[str, Entry], width: int = 0) -> str:
+    width = width or max(map(len, commands)) + 2
     return "".join(f"  {name:<{width}}{entry.help}\n" for name, entry in commands.items())
 
 
@@ -44,11 +44,14 @@ def top_help() -> str:
     return f"{INTRODUCTION}\ncommands:\n{_table(COMMANDS)}\noptions:\n{options}\n{EXAMPLES}"
 
 
-def group_help(name: str, entry: Entry) -> str:
-    """The text of `holdfast GROUP --help`."""
+def group_help(path: str, entry: Entry) -> str:
+    """The text of `holdfast GROUP --help`; `path` as it was typed, from `holdfast` on."""
     assert entry.group is not None
-    head = f"usage: holdfast {name} COMMAND [options]\n       holdfast {name} COMMAND --help\n"
-    return f"{head}\n{entry.help}\n\ncommands:\n{_table(entry.group)}"
+    head = f"usage: {path} COMMAND [options]\n       {path} COMMAND --help\n\n{entry.help}\n"
+    sections = entry.sections or {"commands": entry.group}
+    width = max(map(len, entry.group)) + 2
+    tables = [f"{name}:\n{_table(commands, width)}" for name, commands in sections.items()]
+    return "\n".join([head, *tables, entry.first_steps] if entry.first_steps else [head, *tables])
 
 
 def _usage_error(text: str) -> int:
@@ -64,11 +67,8 @@ def _nearest(word: str, commands: dict[str, Entry]) -> str:
 
 
 def _run(entry: Entry, arguments: Sequence[str]) -> int:
-    from importlib import import_module
-
-    module = import_module(entry.module)
-    code = module.run(module.parser().parse_args(arguments))
-    return int(code)
+    parser, run = load(entry)
+    return run(parser().parse_args(arguments))
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -81,11 +81,11 @@ def dispatch(arguments: Sequence[str]) -> int:
     if words[0] == "--version":
         print(f"holdfast {__version__}")
         return EXIT_DONE
+    if words[0] in ("--help", "-h", "help"):
+        print(top_help(), end="")
+        return EXIT_DONE
     while True:
         word = words.pop(0)
-        if word in ("--help", "-h", "help"):
-            print(top_help(), end="")
-            return EXIT_DONE
         entry = commands.get(word)
         if entry is None:
             what = "option" if word.startswith("-") else "command"
@@ -94,7 +94,7 @@ def dispatch(arguments: Sequence[str]) -> int:
         if entry.group is None:
             return _run(entry, words)
         if not words or words[0] in ("--help", "-h", "help"):
-            print(group_help(word, entry), end="")
+            print(group_help(path, entry), end="")
             return EXIT_DONE if words else EXIT_USAGE
         commands = entry.group
 
@@ -118,4 +118,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text is None:
             raise
         print(f"holdfast: {text}", file=sys.stderr)
-        return EXIT_FAILED
+        # A command whose help names further exit codes raises errors that carry them.
+        return int(getattr(error, "exit_code", EXIT_FAILED))

@@ -52,6 +52,41 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
+NAMES_OF = "holdfast_names"
+"""Attribute of an argparse action whose values are names that the daemon knows; its value is the kind."""
+
+
+def completes(action: argparse.Action, kind: str) -> None:
+    """Shell completion offers `spaces` or `leases` of the daemon for this argument."""
+    setattr(action, NAMES_OF, kind)
+
+
+def add_space(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """SPACE: the name of a lockspace."""
+    completes(parser.add_argument("space", metavar="SPACE", **options), "spaces")
+
+
+def add_lease(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """SPACE:RESOURCE, by name or with its place."""
+    from holdfast.client.addresses import LeaseAddress
+
+    made = parser.add_argument(
+        "lease", metavar="SPACE:RESOURCE[:PATH:OFFSET]", type=address(LeaseAddress), **options
+    )
+    completes(made, "leases")
+
+
+def add_pid(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """--pid, the process that a command acts for."""
+    parser.add_argument(
+        "--pid",
+        type=bounded(1, 1 << 30),
+        required=required,
+        metavar="PID",
+        help="a process that is registered with the daemon",
+    )
+
+
 def bounded(low: int, high: int) -> Any:
     """An argparse type: a whole number within bounds."""
 
@@ -109,6 +144,33 @@ def print_json(value: object) -> None:
     indent = 2 if sys.stdout.isatty() else None
     json.dump(value, sys.stdout, indent=indent, default=str)
     sys.stdout.write("\n")
+
+
+def print_json_line(value: object) -> None:
+    """One JSON document on one line, at once: for streams."""
+    print(json.dumps(value, default=str), flush=True)
+
+
+def moment(at: float) -> str:
+    """A wall-clock instant (seconds since 1970) for people, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def moment_json(at: float) -> str:
+    """The same as ISO 8601 with the offset from UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(at))
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, in the two largest units."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    for name, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {name}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
 
 
 def print_table(rows: Sequence[Sequence[object]], heads: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from holdfast.cli.output import Parser, Progress, add_run_dir, address, bounded
+from holdfast.cli.output import Parser, Progress, add_run_dir, address, bounded, completes
 from holdfast.client.addresses import LeaseAddress
 
 EPILOG = """\
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     """Options and help of `holdfast run`."""
     made = Parser("run", "Run a command only while this host holds its leases.", EPILOG)
     made.usage = "holdfast run --lease SPACE:RESOURCE[:PATH:OFFSET] [options] -- CMD [ARG...]"
-    made.add_argument(
+    lease = made.add_argument(
         "--lease",
         action="append",
         required=True,
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         type=address(LeaseAddress),
         help=f"the lease; up to {MAX_LEASES}, all or none are acquired",
     )
+    completes(lease, "leases")
     made.add_argument("--space-path", default="", metavar="PATH", help="file or device with the lockspace")
     made.add_argument(
         "--space-offset", default=0, metavar="BYTES", type=bounded(0, 1 << 62), help="where it begins (default 0)"

@@ -58,11 +58,13 @@ class Connection:
         self._closed = True
         self._socket.close()
 
-    async def send(self, cmd: int, payload: bytes = b"", *, flags: int = 0, timeout_s: float) -> None:
+    async def send(
+        self, cmd: int, payload: bytes = b"", *, flags: int = 0, data: int = 0, timeout_s: float
+    ) -> None:
         """A request that has no reply (REGISTER, SHUTDOWN)."""
         async with self._one_call(f"command {_name(cmd)}", timeout_s):
             loop = asyncio.get_running_loop()
-            await loop.sock_sendall(self._socket, wire.encode_request(cmd, payload, flags=flags))
+            await loop.sock_sendall(self._socket, wire.encode_request(cmd, payload, flags=flags, data=data))
 
     async def call(
         self,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.client.addresses import IndexAddress, LeaseAddress, SpaceAddress
+from holdfast.client.addresses import LeaseAddress, SpaceAddress
 from holdfast.client.connection import Reply, connect
 from holdfast.client.errors import ClientError
+from holdfast.client.events import EventStream
+from holdfast.client.index import IndexCommands
 from holdfast.client.registration import (
     LEASE_TIMEOUT_S,
     QUERY_TIMEOUT_S,
@@ -18,6 +20,7 @@ from holdfast.client.registration import (
     LeaseCommands,
     raise_unless_done,
 )
+from holdfast.client.renewal_history import RenewalHistory, history_from_items
 from holdfast.client.status import (
     HostDetail,
     HostInfo,
@@ -37,7 +40,7 @@ def join_timeout(io_timeout: int, fire_timeout: int = timing.DEFAULT_FIRE_TIMEOU
     return timing.host_dead_after(io, fire_timeout) + 8.0 * io + 10
 
 
-class Daemon(LeaseCommands):
+class Daemon(LeaseCommands, IndexCommands):
     """A lease daemon, by its run directory. Costs nothing until a call is made."""
 
     def __init__(self, run_dir: Path | str | None = None) -> None:
@@ -106,11 +109,21 @@ class Daemon(LeaseCommands):
         reply = await self._call(Command.LOG_DUMP, until_eof=True, timeout_s=timeout_s)
         return reply.body.decode("utf-8", "replace")
 
-    async def shutdown(self, *, force: bool = False, timeout_s: float = STORAGE_TIMEOUT_S) -> None:
+    async def shutdown(
+        self, *, force: bool = False, wait: bool = True, timeout_s: float = STORAGE_TIMEOUT_S
+    ) -> None:
         """Ask the daemon to leave and wait until it does. -16 when lockspaces are joined and `force` is not set.
 
-        With `force` every process that uses a lease is killed first.
+        With `force` every process that uses a lease is killed first. Without `wait` nothing is answered: a daemon
+        with lockspaces simply stays.
         """
+        if not wait:
+            connection = await connect(self.run_dir, timeout_s=timeout_s)
+            try:
+                await connection.send(Command.SHUTDOWN, data=int(force), timeout_s=timeout_s)
+            finally:
+                connection.close()
+            return
         reply = await self._call(Command.SHUTDOWN_WAIT, data=int(force), timeout_s=timeout_s)
         raise_unless_done(reply, "shutdown")
 
@@ -181,18 +194,65 @@ class Daemon(LeaseCommands):
         raise_unless_done(reply, f"host status of lockspace {space}")
         return hosts_from_items(_items(reply.body, "host status"))
 
-    async def renewals(self, space: str, *, timeout_s: float = QUERY_TIMEOUT_S) -> list[dict[str, str]]:
-        """The history of renewals, oldest first: timestamp, read_ms, write_ms, next_timeouts, next_errors."""
+    async def renewals(self, space: str, *, timeout_s: float = QUERY_TIMEOUT_S) -> RenewalHistory:
+        """The history of renewals, oldest first, with the io_timeout."""
         payload = wire.Lockspace(space).encode()
         reply = await self._call(Command.RENEWAL, payload, until_eof=True, timeout_s=timeout_s)
         raise_unless_done(reply, f"renewals of lockspace {space}")
-        return [wire.parse_pairs(item.state.text) for item in _items(reply.body, "renewals")]
+        return history_from_items(reply.data2, _items(reply.body, "renewals"))
 
     async def set_config(self, space: str, command: int, *, timeout_s: float = QUERY_TIMEOUT_S) -> None:
         """CONFIG_* of the wire module: hold up the removal of a lockspace, or no longer."""
         payload = wire.Lockspace(space).encode()
         reply = await self._call(Command.SET_CONFIG, payload, data=command, timeout_s=timeout_s)
         raise_unless_done(reply, f"configure lockspace {space}")
+
+    # Events and requests (spec 14)
+
+    async def set_event(
+        self, space: str, event: wire.HostEvent, *, flags: int = 0, timeout_s: float = QUERY_TIMEOUT_S
+    ) -> None:
+        """Tell other hosts an event with our next renewals; `flags` are EVENT_* of the wire module.
+
+        It arrives up to several renewals later, more than once. -16: another event was set moments ago.
+        """
+        payload = wire.Lockspace(space).encode() + event.encode()
+        reply = await self._call(Command.SET_EVENT, payload, flags=flags, timeout_s=timeout_s)
+        raise_unless_done(reply, f"set event in lockspace {space}")
+
+    async def events(self, space: str, *, timeout_s: float = QUERY_TIMEOUT_S) -> EventStream:
+        """What other hosts tell this one from now on. The stream must be closed."""
+        return await EventStream.open(self.run_dir, space, timeout_s=timeout_s)
+
+    async def examine(self, space: str, resource: str = "", *, timeout_s: float = QUERY_TIMEOUT_S) -> None:
+        """Have the requests for held leases of a lockspace, or for one lease, looked at now."""
+        if resource:
+            reply = await self._call(
+                Command.EXAMINE_RESOURCE, wire.resource(space, resource).encode(), timeout_s=timeout_s
+            )
+        else:
+            reply = await self._call(
+                Command.EXAMINE_LOCKSPACE, wire.Lockspace(space).encode(), timeout_s=timeout_s
+            )
+        raise_unless_done(reply, f"examine {space}")
+
+    async def request(
+        self,
+        lease: LeaseAddress,
+        *,
+        force_mode: int = 0,
+        next_lver: bool = True,
+        timeout_s: float = STORAGE_TIMEOUT_S,
+    ) -> None:
+        """Ask the owner for the lease: REQUEST_FORCE kills its holder, REQUEST_GRACEFUL asks first.
+
+        The version asked for is `lease.lver`, else with `next_lver` the one after the present. Neither a version
+        nor a mode withdraws what is asked for.
+        """
+        payload = lease.to_wire().encode_with_disks()
+        flags = wire.REQUEST_NEXT_LVER if next_lver else 0
+        reply = await self._call(Command.REQUEST, payload, flags=flags, data=force_mode, timeout_s=timeout_s)
+        raise_unless_done(reply, f"request {lease}")
 
     # Storage
 
@@ -270,20 +330,6 @@ class Daemon(LeaseCommands):
         places = range(wire.RESOURCE_SIZE, len(raw), wire.HOST_SIZE)
         return wire.decode_resource(raw), [host_info(wire.decode_host(raw, at)) for at in places]
 
-    async def request(
-        self,
-        lease: LeaseAddress,
-        *,
-        force_mode: int = 0,
-        next_lver: bool = True,
-        timeout_s: float = STORAGE_TIMEOUT_S,
-    ) -> None:
-        """Ask the owner for the lease: REQUEST_FORCE kills its holder, REQUEST_GRACEFUL asks first."""
-        payload = lease.to_wire().encode_with_disks()
-        flags = wire.REQUEST_NEXT_LVER if next_lver else 0
-        reply = await self._call(Command.REQUEST, payload, flags=flags, data=force_mode, timeout_s=timeout_s)
-        raise_unless_done(reply, f"request {lease}")
-
     # Lock value block
 
     async def set_lvb(self, lease: LeaseAddress, value: bytes, *, timeout_s: float = QUERY_TIMEOUT_S) -> None:
@@ -298,92 +344,6 @@ class Daemon(LeaseCommands):
         reply = await self._call(Command.GET_LVB, payload, data2=size, by_length=True, timeout_s=timeout_s)
         raise_unless_done(reply, f"get value of {lease}")
         return reply.body
-
-    # Resource index
-
-    async def _rentry(
-        self,
-        cmd: int,
-        index: IndexAddress,
-        entry: wire.Rentry,
-        what: str,
-        *,
-        flags: int = 0,
-        data2: int = 0,
-        timeout_s: float,
-    ) -> wire.Rentry:
-        payload = index.to_wire().encode() + entry.encode()
-        reply = await self._call(
-            cmd, payload, flags=flags, data2=data2, body_size=wire.RENTRY_SIZE, timeout_s=timeout_s
-        )
-        raise_unless_done(reply, what)
-        return wire.decode_rentry(reply.body)
-
-    async def format_index(
-        self,
-        index: IndexAddress,
-        *,
-        flags: int = 0,
-        max_resources: int = 0,
-        timeout_s: float = STORAGE_TIMEOUT_S,
-    ) -> None:
-        """Write an empty index and its internal lease. `max_resources` 0: 4096; `flags`: size flags."""
-        payload = index.to_wire(flags=flags, max_resources=max_resources).encode()
-        reply = await self._call(Command.FORMAT_RINDEX, payload, timeout_s=timeout_s)
-        raise_unless_done(reply, f"initialise index {index}")
-
-    async def lookup(
-        self,
-        index: IndexAddress,
-        name: str = "",
-        offset: int = 0,
-        *,
-        without_lockspace: bool = False,
-        timeout_s: float = STORAGE_TIMEOUT_S,
-    ) -> wire.Rentry:
-        """Name to offset or offset to name; the first free place when nothing is given; -2 for an unknown name."""
-        entry = wire.Rentry(name, offset)
-        flags = wire.RINDEX_NO_LOCKSPACE if without_lockspace else 0
-        what = f"look up {name or offset} in index {index}"
-        return await self._rentry(Command.LOOKUP_RINDEX, index, entry, what, flags=flags, timeout_s=timeout_s)
-
-    async def create_resource(
-        self, index: IndexAddress, name: str, *, num_hosts: int = 0, timeout_s: float = STORAGE_TIMEOUT_S
-    ) -> int:
-        """Initialise a resource at the first free place and note its name; its offset. Names may be doubled."""
-        what = f"create {name} in index {index}"
-        entry = await self._rentry(
-            Command.CREATE_RESOURCE, index, wire.Rentry(name), what, data2=num_hosts, timeout_s=timeout_s
-        )
-        return entry.offset
-
-    async def delete_resource(
-        self, index: IndexAddress, name: str, *, timeout_s: float = STORAGE_TIMEOUT_S
-    ) -> None:
-        """Take the name out of the index and clear the lease."""
-        what = f"delete {name} from index {index}"
-        await self._rentry(Command.DELETE_RESOURCE, index, wire.Rentry(name), what, timeout_s=timeout_s)
-
-    async def update_index(
-        self,
-        index: IndexAddress,
-        offset: int,
-        name: str = "",
-        *,
-        remove: bool = False,
-        timeout_s: float = STORAGE_TIMEOUT_S,
-    ) -> None:
-        """Set or clear one entry; no lease is touched."""
-        flags = wire.RINDEX_REM if remove else wire.RINDEX_ADD
-        what = f"update index {index} at {offset}"
-        await self._rentry(
-            Command.UPDATE_RINDEX, index, wire.Rentry(name, offset), what, flags=flags, timeout_s=timeout_s
-        )
-
-    async def rebuild_index(self, index: IndexAddress, *, timeout_s: float = LEASE_TIMEOUT_S) -> None:
-        """Write the index anew from the leases that are there."""
-        reply = await self._call(Command.REBUILD_RINDEX, index.to_wire().encode(), timeout_s=timeout_s)
-        raise_unless_done(reply, f"rebuild index {index}")
 
     # For another registered process
 
@@ -400,9 +360,41 @@ class Daemon(LeaseCommands):
         """As `Registration.acquire`, for a registered process. -3: no such process, -16: it is busy."""
         await self._acquire(leases, pid, shared, persistent, flags, owner_name, timeout_s)
 
-    async def release_for(self, pid: int, *leases: LeaseAddress, timeout_s: float = STORAGE_TIMEOUT_S) -> None:
+    async def release_for(
+        self, pid: int, *leases: LeaseAddress, new_name: str = "", timeout_s: float = STORAGE_TIMEOUT_S
+    ) -> None:
         """As `Registration.release`, for a registered process."""
-        await self._release(leases, pid, timeout_s)
+        await self._release(leases, pid, timeout_s, new_name)
+
+    async def convert_for(
+        self,
+        pid: int,
+        lease: LeaseAddress,
+        *,
+        shared: bool,
+        nowait: bool = False,
+        timeout_s: float = LEASE_TIMEOUT_S,
+    ) -> None:
+        """As `Registration.convert`, for a registered process."""
+        await self._convert(lease, pid, shared, nowait, timeout_s)
+
+    async def release_orphans(
+        self,
+        space: str,
+        resource: str = "",
+        *,
+        pid: int = wire.SELF_PID,
+        timeout_s: float = STORAGE_TIMEOUT_S,
+    ) -> int:
+        """Have orphans of a lockspace released, all or one; how many (spec 6.5). It goes on after the reply.
+
+        sanlock 3.8.5 wants the `pid` of any registered process and refuses with -16 without it.
+        """
+        payload = wire.resource(space, resource).encode()
+        reply = await self._lease_call(
+            Command.RELEASE, payload, pid=pid, flags=wire.RELEASE_ORPHAN, data=1, timeout_s=timeout_s
+        )
+        return raise_unless_done(reply, f"release orphans of {space}{':' if resource else ''}{resource}").result
 
     async def inquire_for(self, pid: int, *, timeout_s: float = QUERY_TIMEOUT_S) -> list[wire.Resource]:
         """As `Registration.inquire`, for a registered process."""

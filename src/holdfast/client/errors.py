@@ -28,13 +28,16 @@ _SOCKET_MEANING: dict[int, str] = {
     -errno.EALREADY: "already in that mode",
     -errno.EINPROGRESS: "in progress",
     -errno.EUCLEAN: "an orphan lease is in the way",
+    -errno.ENOCSI: "too many listen already",
+    -errno.EOPNOTSUPP: "the daemon does not know this command",
 }
 
 _NEXT_STEP: dict[int, str] = {
+    -errno.ESRCH: "holdfast lease status shows the processes; only a registered one can hold leases",
     -errno.ENOSPC: "join it: holdfast lease add SPACE:HOST_ID:PATH:OFFSET",
     -errno.ENODEV: "check that the path exists and that the lease daemon may open it",
     -errno.EMSGSIZE: "initialise it, or give the right offset: holdfast lease init --help",
-    -errno.EUCLEAN: "release it: holdfast lease status shows the orphan",
+    -errno.EUCLEAN: "adopt it (holdfast lease acquire --orphan) or release it (holdfast lease release --orphan)",
     Code.AIO_TIMEOUT: "check the storage; try again",
     Code.WD_ERROR: "start the watchdog daemon (wdmd), or run the lease daemon with --no-watchdog",
     Code.LEADER_MAGIC: "initialise it first: holdfast lease init --help",
@@ -44,6 +47,9 @@ _NEXT_STEP: dict[int, str] = {
     Code.LEADER_CHECKSUM: "look at the storage: holdfast lease dump PATH",
     Code.LEADER_NUMHOSTS: "initialise the resource for more hosts, or use a smaller host id",
     Code.ADDLS_INVALID_HOSTID: "use a host id from 1 to 2000 (250 with 4096/1M)",
+    Code.ACQUIRE_LVER: "holdfast lease read --resource SPACE:RESOURCE shows the present version",
+    Code.REQUEST_OLD: "leave the version out, or ask for a later one than is held",
+    Code.REQUEST_LVER: "leave the version out, or withdraw what is asked for: holdfast lease request --withdraw",
     Code.ACQUIRE_IDLIVE: "wait for it (--wait), or ask its owner to release it",
     Code.ACQUIRE_OWNED_RETRY: "wait until the owner is certain to be dead (--wait)",
     Code.HOSTID_BUSY: "use another host id: holdfast lease dump PATH shows who has which",

@@ -71,11 +71,19 @@ class LeaseCommands:
         if reply.result != 0:
             raise NotAcquired(reply.result, "acquire " + ", ".join(map(str, leases)))
 
-    async def _release(self, leases: Sequence[LeaseAddress], pid: int, timeout_s: float) -> None:
-        payload = b"".join(wire.resource(lease.space, lease.resource).encode() for lease in leases)
+    async def _release(
+        self, leases: Sequence[LeaseAddress], pid: int, timeout_s: float, new_name: str = ""
+    ) -> None:
+        resources = [wire.resource(lease.space, lease.resource) for lease in leases]
         flags = 0 if leases else wire.RELEASE_ALL
+        if new_name:
+            if len(leases) != 1:
+                raise ClientError(-22, f"release {len(leases)} leases under a new name", "give exactly one")
+            resources.append(wire.resource(leases[0].space, new_name))
+            flags = wire.RELEASE_RENAME
+        payload = b"".join(resource.encode() for resource in resources)
         reply = await self._lease_call(
-            Command.RELEASE, payload, pid=pid, flags=flags, data=len(leases), timeout_s=timeout_s
+            Command.RELEASE, payload, pid=pid, flags=flags, data=len(resources), timeout_s=timeout_s
         )
         what = ", ".join(map(str, leases)) or "all leases"
         raise_unless_done(reply, f"release {what}")
@@ -152,9 +160,14 @@ class Registration(LeaseCommands):
         """
         await self._acquire(leases, wire.SELF_PID, shared, persistent, flags, owner_name, timeout_s)
 
-    async def release(self, *leases: LeaseAddress, timeout_s: float = STORAGE_TIMEOUT_S) -> None:
-        """Give back these leases; all of this connection when none is named."""
-        await self._release(leases, wire.SELF_PID, timeout_s)
+    async def release(
+        self, *leases: LeaseAddress, new_name: str = "", timeout_s: float = STORAGE_TIMEOUT_S
+    ) -> None:
+        """Give back these leases; all of this connection when none is named.
+
+        With `new_name` exactly one, whose resource has another name on storage from then on (spec 7.3).
+        """
+        await self._release(leases, wire.SELF_PID, timeout_s, new_name)
 
     async def inquire(self, *, timeout_s: float = QUERY_TIMEOUT_S) -> list[wire.Resource]:
         """What this connection holds, with the lease versions."""

@@ -34,13 +34,23 @@ class Silence:
 
 
 async def ticking(
-    report: Report, text: str, expected_s: float | None, work: Coroutine[Any, Any, Result]
+    report: Report,
+    text: str,
+    expected_s: float | None,
+    work: Coroutine[Any, Any, Result],
+    *,
+    quiet_s: float = 0.0,
 ) -> Result:
-    """Do `work` and report each second how long it will still take, if that is known."""
+    """Do `work` and report each second how long it will still take, if that is known.
+
+    Nothing is reported in the first `quiet_s` seconds.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     task = loop.create_task(work)
     try:
+        if quiet_s:
+            await asyncio.wait({task}, timeout=quiet_s)
         while not task.done():
             left = None if expected_s is None else max(0.0, began + expected_s - loop.time())
             report.waiting(text, left)

@@ -209,6 +209,16 @@ async def locate(daemon: Daemon, lease: LeaseAddress, space: SpaceStatus, *, cre
         await asyncio.sleep(random.uniform(0.05, 0.5))
 
 
+async def find_place(daemon: Daemon, lease: LeaseAddress) -> LeaseAddress:
+    """The lease with its place; one by name only must belong to a joined lockspace (-28 otherwise)."""
+    if lease.disks:
+        return lease
+    space = (await daemon.status()).space(lease.space)
+    if space is None:
+        raise ClientError(-28, f"look up {lease} by name")
+    return await locate(daemon, lease, space, create=False)
+
+
 async def make_space_file(
     daemon: Daemon, path: Path, space: str, io_timeout: int, report: Report | None = None
 ) -> bool:

@@ -7,7 +7,7 @@ completed, and never does I/O. Nobody is declared dead here sooner than the host
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from holdfast.lease import timing
@@ -98,6 +98,8 @@ class HostTable:
         self.first_check = 0.0
         self.last_check = 0.0
         self.evaluations = 0
+        self.on_new_host: Callable[[HostRecord], None] | None = None
+        """Told when a host id is seen in use by an incarnation that was not known; our own counts too."""
 
     def evaluate(self, buffer: Buffer, geometry: Geometry, count: int, now: float) -> list[Notice]:
         """Take in one reading of the first `count` host sectors; `now` is the clock after it completed.
@@ -159,10 +161,13 @@ class HostTable:
             return None
         # ... but a generation or a name is only believed when the record is intact.
         if host.believed:
+            is_new = (host.owner_id, host.generation) != (leader.owner_id, leader.owner_generation)
             host.owner_id = leader.owner_id
             host.generation = leader.owner_generation
             host.owner_name = leader.resource_name
             host.io_timeout = leader.io_timeout
+            if is_new and leader.timestamp and self.on_new_host is not None:
+                self.on_new_host(host)
         if host.host_id == self._own_host_id or not bitmap_has(sector, self._own_host_id):
             return None
         return Notice(

@@ -10,6 +10,7 @@ process: the daemon asks `check()` and acts.
 from __future__ import annotations
 
 import enum
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
 
 EINVAL = -22
 ENOSPC = -28
+
+_LAST_GENERATION = (1 << 64) - 1
 
 HOST_NAME_MAX_BYTES = 47
 """It is written zero-terminated into 48 bytes (spec 1)."""
@@ -65,6 +68,14 @@ class Health(enum.Enum):
 class WatchdogLink(Protocol):
     """What a lockspace needs of the watchdog daemon. Errors are LeaseErrors (WD_ERROR)."""
 
+    @property
+    def armed_until(self) -> float:
+        """The last expiry that the watchdog daemon has been told, by our clock; infinity where there is none.
+
+        The lockspace does not outlive it: beyond it nothing would end processes that nobody can kill.
+        """
+        ...
+
     async def open(self) -> None:
         """Before joining: the daemon must be there and hold the device."""
         ...
@@ -84,6 +95,8 @@ class WatchdogLink(Protocol):
 
 class NoWatchdog:
     """The null object: nothing resets this host. The daemon says loudly what that leaves unprotected."""
+
+    armed_until = math.inf
 
     async def open(self) -> None:
         pass
@@ -131,6 +144,7 @@ class Lockspace:
         set_bitmap_s: int | None = None,
         read_extend_s: float | None = None,
         watch_limit: int | None = None,
+        history_size: int = RENEWAL_HISTORY,
         trust_own_name: bool = True,
         rng: random.Random | None = None,
         link: WatchdogLink | None = None,
@@ -156,16 +170,24 @@ class Lockspace:
         self.geometry = Geometry(512, 1024 * 1024)
         self.generation = 0
         self.last_success = 0
+        self.last_attempt = 0.0
+        """When the latest renewal began."""
         self.corrupt = 0
         self.last_result = 0
         self.joined = False
         self.hosts = HostTable(host_id, io_timeout, fire_timeout, name)
         self.outbox = Outbox(clock, host_id, set_bitmap_s or timing.set_bitmap_for(io_timeout))
         self.changed = Signal()
-        self.history: deque[Renewal] = deque(maxlen=RENEWAL_HISTORY)
+        self.history: deque[Renewal] = deque(maxlen=history_size)
+        self.joined_at = 0
+        """Timestamp of the record with which we joined; 0 before."""
+        self.renewals = 0
+        """Successful ones."""
         self.on_notice: Callable[[Notice], None] | None = None
         self.on_renewal_error: Callable[[LeaseError], None] | None = None
         """Told of each failed renewal, so that somebody can log it."""
+        self.on_renewal: Callable[[Renewal], None] | None = None
+        """Told of each successful one."""
         self._watch_limit = watch_limit
         self._trust_own_name = trust_own_name
         self._read_extend_s = 0.5 if read_extend_s == 0 else read_extend_s or float(io_timeout)
@@ -187,8 +209,11 @@ class Lockspace:
 
     @property
     def fail_at(self) -> float:
-        """Local instant from which on this host must not use its leases: last success + 8·io."""
-        return self.last_success + timing.fail_after(self.io_timeout)
+        """Local instant from which on this host must not use its leases: last success + 8·io.
+
+        Earlier if the watchdog daemon could not be told of that success: then its deadline is ours.
+        """
+        return min(self.last_success + self._fail_after, self.link.armed_until)
 
     @property
     def failed(self) -> bool:
@@ -228,7 +253,7 @@ class Lockspace:
     def permit_lease_write(self) -> None:
         """Rule 15, asked right before each leader, host block, request or LVB write is submitted."""
         # Asked five times per acquire: only the facts that forbid it, no verdict.
-        overdue = self.clock.now() >= self.last_success + self._fail_after
+        overdue = self.clock.now() >= self.fail_at
         if overdue or self._sealed or self.corrupt or not self.joined:
             raise LeaseError(ENOSPC, f"lockspace {self.name}: lost or being removed, nothing is written for it")
 
@@ -264,6 +289,11 @@ class Lockspace:
                     Code.HOSTID_BUSY,
                     f"lockspace {self.name}: host id {self.host_id} is used by {record.resource_name!r}",
                 )
+        if record.owner_generation == _LAST_GENERATION:
+            raise LeaseError(
+                Code.LEADER_CHECKSUM,
+                f"lockspace {self.name}: generation of host id {self.host_id} has no successor",
+            )
         # Rule 1: the clock before the write, never 0 (0 means free).
         timestamp = self._timestamp()
         written = record._replace(
@@ -292,8 +322,9 @@ class Lockspace:
         self.generation = record.owner_generation
         self.last_success = timestamp
         self.joined = True
+        self.joined_at = timestamp
         try:
-            await self.link.register(timestamp, int(self.fail_at))
+            await self.link.register(timestamp, timestamp + self._fail_after)
         except LeaseError:
             await self.leave()
             raise
@@ -317,13 +348,13 @@ class Lockspace:
         while not self._stopped.is_set:
             if retry:
                 pause = timing.RENEWAL_RETRY_S
-            elif len(self.history) == 1:
+            elif not self.renewals:
                 pause = 0.0  # The first one follows the join at once, so that other hosts become known.
             else:
                 pause = self.last_success + timing.renewal_interval(self.io_timeout) - self.clock.now()
             if await self._stopped.wait(self.clock, pause):
                 return
-            if not retry and len(self.history) > 1 and self.clock.now() < self.next_renewal:
+            if not retry and self.renewals and self.clock.now() < self.next_renewal:
                 continue  # The timer was a hair early.
             try:
                 await self.renew()
@@ -342,7 +373,7 @@ class Lockspace:
 
     async def renew(self) -> None:
         """One renewal: verify the own record, write it, then look at the others. LeaseError when not renewed."""
-        started = self.clock.now()
+        started = self.last_attempt = self.clock.now()
         try:
             raw, record = await self._read_own_for_renewal()
             self._verify_still_ours(raw, record)
@@ -374,9 +405,13 @@ class Lockspace:
             # Rule 2: only a completed write extends anything; the deadline counts from before it (rule 1).
             # After a failure by age this gives the processes being killed their full grace time again.
             self.last_success = timestamp
-            await self.link.extend(timestamp, int(self.fail_at))
+            await self.link.extend(timestamp, timestamp + self._fail_after)
         now = self.clock.now()
-        self.history.append(Renewal(timestamp, int((read_at - started) * 1000), int((now - read_at) * 1000)))
+        renewal = Renewal(timestamp, int((read_at - started) * 1000), int((now - read_at) * 1000))
+        self.renewals += 1
+        self.history.append(renewal)
+        if self.on_renewal is not None:
+            self.on_renewal(renewal)
         await self._watch_others()
 
     async def _read_own_for_renewal(self) -> tuple[bytes, Leader]:

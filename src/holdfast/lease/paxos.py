@@ -39,6 +39,9 @@ from holdfast.storage.errors import DeadlineError, StorageError
 MAX_BALLOT_TRIES = 1000
 """Tries of one ballot before it gives up with the error that made it retry; half a minute of contention."""
 
+NEAR_BYTES = 16 * 1024
+"""A host block that ends so close to the area's start is read together with the leader: host ids up to 30."""
+
 _U64 = (1 << 64) - 1
 
 
@@ -74,11 +77,40 @@ class Area:
 
     async def read_leader(self) -> tuple[bytes, Leader]:
         """Verified read of the leader sector: its 200 bytes, and decoded. Adopts the sizes found there."""
-        size = max(self.geometry.sector_size, self.target.disk.block_size)
+        return self._verified_leader(await self._read_start(self.geometry.sector_size))
+
+    async def read_leader_and_own_block(self) -> tuple[bytes, Leader, HostBlock | None]:
+        """The leader, and our block if that costs nothing: it is near, and the lease was free when last seen.
+
+        Otherwise None: most likely no ballot will run, and then our block is not needed. Rule 12: it waits for a
+        write of our block that has an unknown outcome.
+        """
+        known = self.known.leader
+        at = self.geometry.host_sector_offset(self.space.host_id)
+        size = at + self.geometry.sector_size
+        if known is None or known[1].timestamp or size > NEAR_BYTES:
+            return *(await self.read_leader()), None
+        geometry = self.geometry
         try:
-            sector = await self.target.disk.read(self.target.offset, size, self.timeout_s)
+            await self.settle_own_block()
         except StorageError as error:
             raise self.error(storage_code(error), str(error)) from error
+        start = await self._read_start(size)
+        raw, leader = self._verified_leader(start)
+        if leader.timestamp or self.geometry != geometry:
+            return raw, leader, None
+        return raw, leader, self._verified_block(self.space.host_id, start[at : at + HOST_BLOCK_SIZE])
+
+    async def _read_start(self, size: int) -> bytes:
+        """At least the first `size` bytes of the area."""
+        block_size = self.target.disk.block_size
+        length = (size + block_size - 1) // block_size * block_size
+        try:
+            return await self.target.disk.read(self.target.offset, length, self.timeout_s)
+        except StorageError as error:
+            raise self.error(storage_code(error), str(error)) from error
+
+    def _verified_leader(self, sector: bytes) -> tuple[bytes, Leader]:
         raw = sector[:LEADER_SIZE]
         leader = self.believe(raw)
         if (
@@ -137,7 +169,9 @@ class Area:
             await self.target.disk.read_into(buffer, self.target.offset, length, self.timeout_s)
             view = buffer.view
             leader = bytes(view[:LEADER_SIZE])
-            for index in used_sectors(buffer, size, FIRST_HOST_SECTOR, num_hosts):
+            # Who used it before uses it again: only the sectors in between are compared with zero.
+            expected = [host_id + FIRST_HOST_SECTOR - 1 for host_id in sorted(self.known.blocks)]
+            for index in used_sectors(buffer, size, FIRST_HOST_SECTOR, num_hosts, expected):
                 host_id = index - FIRST_HOST_SECTOR + 1
                 raw = bytes(view[index * size : index * size + HOST_BLOCK_SIZE])
                 blocks[host_id] = self._verified_block(host_id, raw)
@@ -265,7 +299,10 @@ class Ballot:
         short_hold: bool = False,
         keep_shared: bool = False,
         num_hosts: int | None = None,
+        own_block: HostBlock | None = None,
     ) -> None:
+        """`own_block`: our block as just read with the leader, while no write of it had an unknown outcome."""
+        self._own_block = own_block
         self.area = area
         self.space = area.space
         self.raw = raw
@@ -322,6 +359,9 @@ class Ballot:
 
     async def _read_own_block(self) -> None:
         """Rule 7: within the instance our numbers only grow, also over a crash or a failed attempt of ours."""
+        if self._own_block is not None:
+            self.area.own_block = self._own_block
+            return
         try:
             await self.area.settle_own_block()
         except StorageError as error:

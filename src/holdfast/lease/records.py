@@ -43,7 +43,10 @@ _LEADER_COVERED = 168
 _REQUEST = struct.Struct("<IIQI4x")
 _DBLOCK = struct.Struct("<QQQQQQII")
 _DBLOCK_COVERED = 48
+_DBLOCK_VALUES = struct.Struct("<QQQQQQ")
 _MODE = struct.Struct("<I4xQ")
+_BLOCK_REST = struct.Struct("<II72xI4xQ")
+"""Of a host block, all that follows the values: checksum, flags, zeros, mode block."""
 _RINDEX_HEADER = struct.Struct("<IIIIIIQ48s")
 _RINDEX_ENTRY = struct.Struct("<QII48s")
 
@@ -89,31 +92,10 @@ class Leader(NamedTuple):
 
     def encode(self) -> bytes:
         """200 bytes with a fresh checksum (the `checksum` field is not looked at)."""
-        raw = bytearray(
-            _LEADER.pack(
-                self.magic,
-                self.version,
-                self.flags,
-                self.sector_size,
-                self.num_hosts,
-                self.max_hosts,
-                self.owner_id,
-                self.owner_generation,
-                self.lver,
-                encode_name(self.space_name),
-                encode_name(self.resource_name),
-                self.timestamp,
-                self.unused1,
-                0,
-                self.unused2,
-                self.io_timeout,
-                self.write_id,
-                self.write_generation,
-                self.write_timestamp,
-            )
-        )
-        raw[_LEADER_COVERED : _LEADER_COVERED + 4] = checksum(bytes(raw[:_LEADER_COVERED])).to_bytes(4, "little")
-        return bytes(raw)
+        names = encode_name(self.space_name), encode_name(self.resource_name)
+        raw = _LEADER.pack(*self[:9], *names, *self[11:13], 0, *self[14:])
+        covered = raw[:_LEADER_COVERED]
+        return covered + checksum(covered).to_bytes(4, "little") + raw[_LEADER_COVERED + 4 :]
 
 
 def decode_leader(sector: bytes | memoryview) -> Leader:
@@ -171,15 +153,8 @@ class HostBlock(NamedTuple):
 
     def encode(self) -> bytes:
         """144 bytes: dblock with fresh checksum at 0, mode block at 128."""
-        covered = struct.pack("<QQQQQQ", *self[:6])
-        return b"".join(
-            (
-                covered,
-                struct.pack("<II", checksum(covered), self.flags),
-                bytes(MODE_OFFSET - DBLOCK_SIZE),
-                _MODE.pack(self.mode_flags, self.mode_generation),
-            )
-        )
+        covered = _DBLOCK_VALUES.pack(*self[:6])
+        return covered + _BLOCK_REST.pack(checksum(covered), self.flags, self.mode_flags, self.mode_generation)
 
 
 def decode_host_block(sector: bytes | memoryview) -> tuple[HostBlock, bool]:

@@ -82,7 +82,7 @@ async def write_request(
     if leader.timestamp == 0:
         return None
     if next_lver and lver == 0:
-        lver = leader.lver + 1
+        lver = min(leader.lver + 1, _MAX_LVER)  # A forged version may have no successor: REQUEST_OLD.
     if leader.lver >= lver:
         raise LeaseError(Code.REQUEST_OLD, f"{resource_name!r}: version {leader.lver} is held, {lver} asked for")
     present = await read_request(disk, offset, sizes, timeout_s)

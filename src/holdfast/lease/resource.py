@@ -20,6 +20,7 @@ from holdfast.lease.owner import OwnerWait, may_take
 from holdfast.lease.paxos import Area, Ballot, Decided, StartAgain, Target, Unclear
 from holdfast.lease.records import DBLOCK_FL_RELEASED, MBLOCK_SHARED, HostBlock, Leader, encode_name
 from holdfast.storage.errors import StorageError
+from holdfast.storage.together import together
 
 __all__ = [
     "AcquireOptions",
@@ -140,7 +141,7 @@ async def _own(
     except StorageError as error:
         raise area.error(storage_code(error), str(error)) from error
     for _ in range(MAX_RESTARTS):
-        raw, leader = await area.read_leader()
+        raw, leader, own_block = await area.read_leader_and_own_block()
         _check_wishes(area, leader, options)
         try:
             await may_take(area, raw, leader, nowait=options.owner_nowait, on_wait=on_wait)
@@ -152,6 +153,7 @@ async def _own(
                 short_hold=options.shared,
                 keep_shared=keep_shared,
                 num_hosts=options.num_hosts,
+                own_block=own_block,
             )
             return await ballot.run()
         except StartAgain:
@@ -237,8 +239,7 @@ async def _acquire_shared(
     decided = await _own_for_a_moment(area, options, on_wait)
     lease = Lease(area, decided.raw, decided.leader, False, area.space.generation)
     try:
-        await _mark_shared(lease)
-        await _free_leader(lease)
+        await _free_leader(lease, look=await _write_own_block_and_look(lease, _marked_shared(lease)))
     except LeaseError as error:
         raise Unclear(error, lease.area, lease.lver) from error
     lease.shared = True
@@ -268,13 +269,10 @@ async def _own_for_a_moment(
     raise AssertionError("unreachable")
 
 
-async def _mark_shared(lease: Lease) -> None:
+def _marked_shared(lease: Lease) -> HostBlock:
     """Rule 9: RELEASED and SHARED in one sector write, complete before the leader is freed."""
-    await _write_own_block(
-        lease,
-        lease.area.own_block._replace(
-            flags=DBLOCK_FL_RELEASED, mode_flags=MBLOCK_SHARED, mode_generation=lease.generation
-        ),
+    return lease.area.own_block._replace(
+        flags=DBLOCK_FL_RELEASED, mode_flags=MBLOCK_SHARED, mode_generation=lease.generation
     )
 
 
@@ -306,11 +304,12 @@ async def release(lease: Lease, new_name: str | None = None) -> None:
     if lease.step is _Step.HELD:
         await _write_lvb(lease)
         lease.step = _Step.LVB_WRITTEN
+    looked = None
     if lease.step is _Step.LVB_WRITTEN:
         # Rule 11: LVB complete, then RELEASED complete, then the leader freed. Ballot values stay (rule 7).
-        await _write_own_block(lease, _released(lease.area.own_block))
+        looked = await _write_own_block_and_look(lease, _released(lease.area.own_block))
         lease.step = _Step.BLOCK_RELEASED
-    await _free_leader(lease, new_name)
+    await _free_leader(lease, new_name, looked)
     lease.step = _Step.DONE
 
 
@@ -318,12 +317,46 @@ def _released(block: HostBlock) -> HostBlock:
     return block._replace(flags=DBLOCK_FL_RELEASED, mode_flags=0, mode_generation=0)
 
 
-async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
+class _Look(NamedTuple):
+    """A reading of the leader, or why there is none, and the local instant after it."""
+
+    found: tuple[bytes, Leader] | LeaseError
+    at: float
+
+
+async def _look_at_leader(lease: Lease) -> _Look:
+    try:
+        found: tuple[bytes, Leader] | LeaseError = await lease.area.read_leader()
+    except LeaseError as error:
+        found = error
+    return _Look(found, lease.space.clock.now())
+
+
+async def _write_own_block_and_look(lease: Lease, block: HostBlock) -> _Look:
+    """The RELEASED write and the look at the leader at the same time (spec 14): both come before the freeing."""
+    area = lease.area
+    try:
+        # RELEASED invites others to the next version: no leader write of ours may arrive after that.
+        await area.settle_contested()
+    except StorageError as error:
+        raise area.error(storage_code(error), str(error)) from error
+    written, look = await together(area.write_own_block(block), _look_at_leader(lease))
+    if isinstance(written, StorageError):
+        raise area.error(storage_code(written), str(written)) from written
+    for outcome in (written, look):
+        if isinstance(outcome, Exception):
+            raise outcome
+    assert isinstance(look, _Look)
+    return look
+
+
+async def _free_leader(lease: Lease, new_name: str | None = None, look: _Look | None = None) -> None:
     """Spec 8.6 steps 3 to 6: only a leader that is exactly the one we wrote is freed (rule 11)."""
     for _ in range(MAX_RESTARTS):
         try:
-            await _look_and_free(lease, new_name)
+            await _look_and_free(lease, new_name, look)
         except StartAgain:
+            look = None
             continue
         return
     raise lease.area.error(
@@ -331,14 +364,19 @@ async def _free_leader(lease: Lease, new_name: str | None = None) -> None:
     )
 
 
-async def _look_and_free(lease: Lease, new_name: str | None) -> None:
+async def _look_and_free(lease: Lease, new_name: str | None, look: _Look | None) -> None:
+    """With the `look` at the leader that was taken already, if there is one."""
     area = lease.area
-    try:
-        await area.settle_contested()
-    except StorageError as error:
-        raise area.error(storage_code(error), str(error)) from error
-    raw, leader = await area.read_leader()
-    looked_at = lease.space.clock.now()
+    if look is None:
+        try:
+            await area.settle_contested()
+        except StorageError as error:
+            raise area.error(storage_code(error), str(error)) from error
+        look = await _look_at_leader(lease)
+    if isinstance(look.found, LeaseError):
+        raise look.found
+    raw, leader = look.found
+    looked_at = look.at
     if leader.write_id != lease.space.host_id:
         return  # Another host committed for us, or the lease has moved on. RELEASED says the rest.
     if lease.freeing and not leader.timestamp and leader.lver == lease.lver:
@@ -424,7 +462,7 @@ async def _convert_to_shared(lease: Lease) -> None:
     # leader that another host committed for us would not keep others away from an exclusive holder any more.
     lease.shared = True
     lease.leader_unclear = True
-    await _mark_shared(lease)
+    await _write_own_block(lease, _marked_shared(lease))
     await _free_leader_patiently(lease)
 
 

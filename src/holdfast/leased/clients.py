@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FIRST_SLOT: Final = 2
 """Slots 0 and 1 are the helper and the listener in everybody's status output."""
 
+OTHER_DESCRIPTORS: Final = 512
+"""Kept for storage, event connections and the rest when the limit of open files is low."""
+MIN_SLOTS: Final = 32
+
 INITIAL_LEASE_SLOTS: Final = 8
 MORE_LEASE_SLOTS: Final = 16
 
@@ -123,6 +127,11 @@ class Client:
             ("suspend", int(self.suspended)),
             ("need_free", 0),
         ]
+
+
+def slots_for(descriptors: int) -> int:
+    """How many slots a limit of open files permits: each registered client takes two, storage needs some too."""
+    return max(min(wire.MAX_CLIENTS, (descriptors - OTHER_DESCRIPTORS) // 2), MIN_SLOTS)
 
 
 class ClientTable:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from holdfast.leased import lease_commands, rindex_commands, space_commands, status, storage_commands
@@ -36,10 +36,13 @@ class Entry:
     context: Context
     handler: Handler
     shown_as: str = ""
+    name: str = field(init=False)
+    """As log lines say it."""
+    close_after_reply: bool = field(init=False)
 
-    @property
-    def close_after_reply(self) -> bool:
-        return self.context is Context.MAIN
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.command.name.lower())
+        object.__setattr__(self, "close_after_reply", self.context is Context.MAIN)
 
 
 def _entries() -> list[Entry]:

@@ -31,8 +31,13 @@ MAX_RELEASE_LIST: Final = 4096
 """Resources in one RELEASE; the payload is buffered whole (512 KiB). Beyond it -7."""
 WRITE_STALL_S: Final = 30.0
 """An unregistered client that takes nothing of its reply for this long is cut off."""
+REQUEST_LIMIT_S: Final = 30.0
+"""From a request's first byte to its last; an unregistered client that needs longer is cut off (spec 21 no. 1).
+
+So is one whose last header was bad, since it waits for an answer that never comes (21 no. 4)."""
 
 E2BIG: Final = -7
+ENOMEM: Final = -12
 ALWAYS_WITH_RESOURCE: Final = (Command.READ_RESOURCE, Command.READ_RESOURCE_OWNERS)
 """Their clients read a resource behind every result (spec section 4)."""
 
@@ -55,11 +60,11 @@ class Served(Protocol):
         ...
 
     def may_buffer(self, size: int) -> bool:
-        """Whether so many bytes more of unsent replies fit the daemon's budget."""
+        """Whether so many bytes more, of unsent replies or long requests, fit the daemon's budget."""
         ...
 
     def buffered(self, change: int) -> None:
-        """Accounts for unsent reply bytes."""
+        """Accounts for such bytes."""
         ...
 
 
@@ -79,12 +84,15 @@ class Connection:
         "_daemon",
         "_discard_left",
         "_discard_timer",
+        "_ignored",
         "_in",
         "_loop",
         "_out",
         "_processing",
         "_reading",
         "_refusal",
+        "_request_timer",
+        "_reserved",
         "_stall_timer",
         "accepted_at",
         "client",
@@ -109,13 +117,21 @@ class Connection:
         self._at = 0
         self._out = bytearray()
         self._processing = False
-        self._reading = True
+        self._reading = False
         self._close_when_sent = False
         self._discard_left = 0
         self._refusal: bytes | None = None
         self._discard_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
-        loop.add_reader(sock.fileno(), self._readable)
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._reserved = 0
+        self._ignored = False
+
+    def start(self) -> None:
+        """Serve what has arrived already, mostly the whole request, then whatever comes."""
+        self._readable()
+        if not (self.closed or self.detached or self.suspended or self._out):
+            self._read_again()
 
     # -- in ------------------------------------------------------------------------------------------------
 
@@ -135,36 +151,71 @@ class Connection:
             self._daemon.connection_lost(self)
             return
         self._in += data
-        try:
-            self._process()
-        except Exception:
-            # A mistake of ours in taking one client's bytes apart: that client alone pays for it.
-            log.exception("client %d fd %d: unexpected error, closed", self.client.ci, self.client.fd)
-            self._daemon.connection_lost(self)
+        self._process()
 
     def _process(self) -> None:
         """Serve what is complete, in order, until a command suspends or bytes are missing."""
         if self._processing:
             return
         self._processing = True
-        served = 0
+        incomplete = False
         try:
-            while not (self.suspended or self._out or self.closed or self.detached):
-                if self._refusal is not None and not self._discard():
-                    break
-                if len(self._in) - self._at < wire.HEADER_SIZE:
-                    break
-                if served >= MAX_REQUESTS_PER_TURN:
-                    self._loop.call_soon(self._continue)
-                    break
-                if not self._take_request():
-                    break
-                served += 1
+            incomplete = self._serve_complete()
+        except Exception:
+            # A mistake of ours in taking one client's bytes apart: that client alone pays for it. Here and not in
+            # `_readable`: the next request is also looked at by the task of the one before it.
+            log.exception("client %d fd %d: unexpected error, closed", self.client.ci, self.client.fd)
+            if not self.closed and not self.detached:
+                self._daemon.connection_lost(self)
         finally:
             self._processing = False
         if self._at:
             del self._in[: self._at]
             self._at = 0
+        if incomplete or self._ignored or self._request_timer is not None:
+            self._limit_request(incomplete or self._ignored)
+
+    def _serve_complete(self) -> bool:
+        """True when a part of a request is left over, and only its rest is waited for."""
+        served = 0
+        while not (self.suspended or self._out or self.closed or self.detached):
+            if self._refusal is not None and not self._discard():
+                return False
+            if len(self._in) - self._at < wire.HEADER_SIZE:
+                return len(self._in) > self._at
+            if served >= MAX_REQUESTS_PER_TURN:
+                self._loop.call_soon(self._continue)
+                return False
+            if not self._take_request():
+                return True
+            served += 1
+            if not self._ignored:
+                self._stop_request_timer()
+        return False
+
+    def _limit_request(self, waits: bool) -> None:
+        """Bytes that trickle do not prolong it. A registered process is never cut off: that would be its death."""
+        if not waits or self.closed or self.detached:
+            self._stop_request_timer()
+        elif self._request_timer is None and not self.client.registered:
+            self._request_timer = self._loop.call_later(REQUEST_LIMIT_S, self._request_too_slow)
+
+    def _stop_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _request_too_slow(self) -> None:
+        self._request_timer = None
+        if self.closed or self.detached or self.client.registered:
+            return
+        log.warning(
+            "client %d fd %d: no complete request after %.0f s, closed",
+            self.client.ci,
+            self.client.fd,
+            REQUEST_LIMIT_S,
+        )
+        self._daemon.connection_lost(self)
 
     def _continue(self) -> None:
         if not self.closed and not self.detached:
@@ -183,8 +234,15 @@ class Connection:
             verdict = self._daemon.look_at(self, header)
         if verdict is None:
             # Bad headers are dropped in silence, and only the header (spec 5).
+            if not self._ignored and not self.client.restricted & wire.RESTRICT_ALL:
+                log.info(
+                    "client %d fd %d: header ignored: magic %x version %x cmd %d",
+                    *(self.client.ci, self.client.fd, header.magic, header.version, header.cmd),
+                )
+                self._ignored = True
             self._at = payload_at
             return True
+        self._ignored = False
         if isinstance(verdict, int):
             self._refuse(header, verdict, payload_at)
             return True
@@ -203,10 +261,30 @@ class Connection:
             self._refuse(header, error.code, payload_at, body)
             return True
         if taken is None:
+            if header.cmd == Command.RELEASE and not self._reserve(
+                wire.release_count(header) * wire.RESOURCE_SIZE
+            ):
+                self._refuse(header, ENOMEM, payload_at)
+                return True
             return False
+        self._reserve(0)
         payload, self._at = taken
         self.client.cmd_last = header.cmd
         self._daemon.serve(self, header, payload, verdict)
+        return True
+
+    def _reserve(self, size: int) -> bool:
+        """Room for a payload that is collected; False when too much is being collected for all clients together.
+
+        Only a RELEASE list can be long; everything else together is a few times `READ_SIZE`.
+        """
+        if size <= READ_SIZE:
+            size = 0
+        if size > self._reserved and not self._daemon.may_buffer(size - self._reserved):
+            return False
+        if size != self._reserved:
+            self._daemon.buffered(size - self._reserved)
+            self._reserved = size
         return True
 
     def _refuse(self, header: Header, result: int, payload_at: int, body: bytes = b"") -> None:
@@ -276,7 +354,7 @@ class Connection:
         if len(data) > SEND_SIZE and not self._daemon.may_buffer(len(data)):
             log.warning("reply of %d bytes refused: too much waits for clients that do not read", len(data))
             header = wire.decode_header(data)
-            data = wire.encode_reply(header, -12)
+            data = wire.encode_reply(header, ENOMEM)
         self._send(data)
 
     def _send(self, data: bytes) -> None:
@@ -352,14 +430,17 @@ class Connection:
         self.sock.close()
 
     def _let_go(self) -> None:
-        if self.sock.fileno() >= 0:
+        if self._reading:
             self._loop.remove_reader(self.sock.fileno())
+            self._reading = False
+        if self._out:
             self._loop.remove_writer(self.sock.fileno())
-        self._reading = False
         self._stop_stall_timer()
+        self._stop_request_timer()
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
+        self._reserve(0)
         self._daemon.buffered(-len(self._out))
         self._out.clear()
         self._in.clear()

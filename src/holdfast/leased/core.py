@@ -8,22 +8,27 @@ other hosts' patience, take over. Errors of one command end that command only.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import resource
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
 from holdfast.clock import Clock, SystemClock
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
-from holdfast.leased import lease_commands, space_commands, wire
+from holdfast.leased import block_queue, lease_commands, space_commands, wire
 from holdfast.leased.alarm import Alarm
-from holdfast.leased.clients import ESRCH, Client, ClientTable
+from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
+from holdfast.leased.hangups import Hangups
+from holdfast.leased.helper import Helper
+from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.leases import LeaseTable, LocalLease
 from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
@@ -41,13 +46,19 @@ EBUSY: Final = -16
 E2BIG: Final = -7
 EINVAL: Final = -22
 
-BACKLOG: Final = 128
-ACCEPTS_PER_TURN: Final = 32
+BACKLOG: Final = wire.MAX_CLIENTS
+"""As many as can be served: who connects without blocking is then refused by us, not by the kernel."""
 ACCEPT_PAUSE_S: Final = 0.5
 """After running out of descriptors."""
 MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 """Replies that wait for slow readers, all connections together."""
 MAX_EXAMINED_AT_ONCE: Final = 64
+FAREWELL_TURNS: Final = 10
+"""Turns of the loop for commands that waited for the last lockspace's end to answer before the daemon leaves."""
+MAX_WHOLE_AREAS: Final = 32
+"""Commands that format or list a whole area at the same time, up to 8 MiB each; further ones wait for their turn.
+
+Lease commands are not among them: they wait for nobody (spec 21 no. 14)."""
 
 
 class Call(NamedTuple):
@@ -61,6 +72,7 @@ class Call(NamedTuple):
 
 
 _AT_ONCE: Final = (Context.MAIN, Context.MAIN_OPEN)
+_VERSION_REPLY: Final = wire.encode_version_reply()
 
 
 class _Leaving(Exception):
@@ -77,7 +89,7 @@ class LeaseDaemon:
         self.host_name = options.host_name or generated_host_name()
         self.uid = options.uid if options.uid is not None else os.geteuid()
         self.gid = options.gid if options.gid is not None else os.getegid()
-        self.clients = ClientTable()
+        self.clients = ClientTable(slots_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         self.reserved_slots = (Client(0, -1), Client(1, -1))
         self.reserved_slots[0].name = "helper"
         self.reserved_slots[1].name = "listener"
@@ -85,12 +97,17 @@ class LeaseDaemon:
         self.spaces = SpaceTable(self.clock)
         self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
         self.programs = Programs()
+        self.set_queue: Callable[[str, int], int] = block_queue.set_queue
+        """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
+        self.helper = Helper(self.clock, start_helper, self.programs.run)
         self.leaving = False
         self.forced_shutdown = False
         self._faults = Faults(options.storage_faults) if options.storage_faults else None
         self._connections: dict[Client, Connection] = {}
         self._shutdown_waiters: list[Connection] = []
         self._unsent = 0
+        self._accept_failed = False
+        self.whole_areas = asyncio.Semaphore(MAX_WHOLE_AREAS)
         self._to_examine: deque[LocalLease] = deque()
         self._listener: socket.socket | None = None
 
@@ -102,6 +119,7 @@ class LeaseDaemon:
         self._exit = asyncio.Event()
         self._loop.set_exception_handler(self._on_loop_error)
         self.alarm = Alarm()
+        self._hangups = Hangups(self._loop)
         self._listener = listener
         self.reserved_slots[1].fd = listener.fileno()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -179,6 +197,8 @@ class LeaseDaemon:
         """Until the last lockspace is gone; requests are served meanwhile."""
         while len(self.spaces):
             await self.spaces.wait_changed()
+        for _ in range(FAREWELL_TURNS):
+            await asyncio.sleep(0)
         log.info("shutdown")
         for connection in self._shutdown_waiters:
             connection.reply(wire.encode_shutdown_reply())
@@ -190,9 +210,12 @@ class LeaseDaemon:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
         for connection in list(self._connections.values()):
+            self._hangups.forget(connection.sock)
             connection.close()
+        self._hangups.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
+        self.helper.close()
         self.programs.close()
         self.alarm.close()
         if not len(self.spaces):
@@ -202,23 +225,29 @@ class LeaseDaemon:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
+        # One per turn: the loop calls again while there are more, and whoever is connected gets a turn in between.
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return
+        except OSError as error:
+            if not self._accept_failed:
                 log.error("accept: %s", error)
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
-                return
-            client = self.clients.add(sock.fileno())
-            if client is None:
-                # The original accepts, never serves and never closes (spec 21 no. 10).
-                sock.close()
-                continue
-            sock.setblocking(False)
-            self._connections[client] = Connection(sock, client, self, self._loop)
+            self._accept_failed = True
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(ACCEPT_PAUSE_S, self._accept_again)
+            return
+        self._accept_failed = False
+        client = self.clients.add(sock.fileno())
+        if client is None:
+            # The original accepts, never serves and never closes (spec 21 no. 10).
+            sock.close()
+            return
+        if self.options.debug_clients:
+            log.debug("cl %d:%d add", client.ci, client.fd)
+        sock.setblocking(False)
+        connection = self._connections[client] = Connection(sock, client, self, self._loop)
+        connection.start()
 
     def _accept_again(self) -> None:
         if self._listener is not None and self._listener.fileno() >= 0:
@@ -227,21 +256,52 @@ class LeaseDaemon:
     def connection_lost(self, connection: Connection) -> None:
         """The last copy of a client's socket was closed: for a registered one, its death (spec 6.4)."""
         client = connection.client
+        if self.options.debug_clients:
+            log.debug("cl %d:%d free", client.ci, client.fd)
         self._connections.pop(client, None)
+        self._hangups.forget(connection.sock)
         connection.close()
         if not client.registered:
             self.clients.remove(client)
             return
-        if client.kill_count:
-            log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
-        self.clients.forget_pid(client)
+        self._note_death(client)
         if client.cmd_active:
             return  # A command of another connection acts on it; `_serve` cleans up (spec 6.3).
         self._bury(client)
 
+    def _note_death(self, client: Client) -> None:
+        if client.pid_dead:
+            return
+        log.debug(
+            "client_pid_dead %d,%d,%d cmd_active %d suspend %d",
+            *(client.ci, client.fd, client.pid, client.cmd_active, client.suspended),
+        )
+        if client.kill_count:
+            log.error("dead %d ci %d count %d", client.pid, client.ci, client.kill_count)
+        self.clients.forget_pid(client)
+        for space in {token.local.space for token in client.held()}:
+            space.wake()
+
+    def _hung_up(self, connection: Connection) -> None:
+        """A registered process died while its own command runs: it uses nothing any more (spec 6.3).
+
+        Its slot stays until the command has ended, which bounds how many commands of the dead there can be.
+        """
+        client = connection.client
+        self._note_death(client)
+        if not client.cmd_active:
+            self._release_leases_of(client)
+
     def _bury(self, client: Client) -> None:
-        lease_commands.release_after_death(self, client)
+        self._release_leases_of(client)
         self.clients.remove(client)
+
+    def _release_leases_of(self, client: Client) -> None:
+        try:
+            lease_commands.release_after_death(self, client)
+        except Exception:
+            # Its leases stay held by this host, which is safe; STATUS shows them.
+            log.exception("client %d: releasing its leases failed unexpectedly", client.ci)
 
     def detach(self, connection: Connection) -> socket.socket:
         """Its socket lives on as an event descriptor; the client slot is free again."""
@@ -306,9 +366,9 @@ class LeaseDaemon:
             call = Call(connection, header, payload, client)
             if verdict.context is Context.WORKER and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(
-                "cmd %s %d,%d flags %x", verdict.command.name.lower(), client.ci, client.fd, header.cmd_flags
+        if self.options.debug_cmds >> header.cmd & 1:
+            self.log_ring.note(
+                "cmd_%s %d,%d,%d flags %x", verdict.name, client.ci, client.fd, client.pid, header.cmd_flags
             )
         if verdict.context in _AT_ONCE:
             reply = self._answer(verdict, call)
@@ -321,12 +381,14 @@ class LeaseDaemon:
         waiting = step(self._run(verdict, call))
         if waiting is not None:
             self._tasks.create_task(waiting, name=verdict.command.name)
+            if client.registered:
+                self._hangups.watch(connection.sock, lambda: self._hung_up(connection))
 
     def _answer(self, entry: Entry, call: Call) -> bytes | None:
         """A command of the main loop: nothing in it waits."""
         try:
             reply = entry.handler(self, call)
-            assert not isinstance(reply, Awaitable)
+            assert reply is None or isinstance(reply, bytes)
             return reply
         except Exception:
             log.exception("%s failed unexpectedly", entry.command.name.lower())
@@ -347,18 +409,26 @@ class LeaseDaemon:
             reply = wire.encode_reply(call.header, ERROR)
             # Some clients wait for a body after any result; the end of the connection tells them.
             close = True
+        connection = call.connection
+        if connection.client.registered:
+            self._hangups.forget(connection.sock)
         if entry.context is Context.REGISTERED:
             self._end_command(call)
+        if connection.client.pid_dead and not connection.closed:
+            self.connection_lost(connection)  # What it had sent besides is not served: nobody is there.
         if reply is not None:
-            call.connection.reply(reply, close=close)
-        call.connection.resume()
+            connection.reply(reply, close=close)
+        connection.resume()
 
     def _end_command(self, call: Call) -> None:
         target = call.target
         target.cmd_active = 0
-        if target.pid_dead:
+        if target.pid_dead and target is not call.connection.client:
             # It died while another connection's command acted on it.
-            self._bury(target)
+            if target in self._connections:
+                self._release_leases_of(target)  # A command of its own still runs and keeps the slot.
+            else:
+                self._bury(target)
 
     # -- commands about the connection or the daemon itself ------------------------------------------------
 
@@ -368,7 +438,13 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
-        process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        try:
+            process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+        except OSError as error:
+            # No descriptor left to hold on to the process: it could not be killed, so it must not get a lease.
+            log.error("client %d cannot be registered, closed: %s", client.ci, error)
+            self.connection_lost(call.connection)
+            return
         self.clients.register(client, process.pid, process)
 
     def _restrict(self, call: Call) -> bytes:
@@ -376,7 +452,7 @@ class LeaseDaemon:
         return wire.encode_reply(call.header)
 
     def _version(self, call: Call) -> bytes:
-        return wire.encode_version_reply()
+        return _VERSION_REPLY
 
     def _shutdown(self, call: Call) -> None:
         if call.header.data:
@@ -387,7 +463,8 @@ class LeaseDaemon:
     def _shutdown_wait(self, call: Call) -> bytes | None:
         if not call.header.data and not self.forced_shutdown and len(self.spaces):
             return wire.encode_reply(call.header, EBUSY)
-        self._shutdown_waiters.append(call.connection)
+        if call.connection not in self._shutdown_waiters:
+            self._shutdown_waiters.append(call.connection)
         if call.header.data:
             self.shutdown_forced()
         else:
@@ -421,7 +498,11 @@ class LeaseDaemon:
         lease.device = None
 
     def notice(self, space: Space, notice: Notice) -> None:
-        space_commands.deliver_notice(self, space, notice)
+        try:
+            space_commands.deliver_notice(self, space, notice)
+        except Exception:
+            # The renewal that brought it goes on.
+            log.exception("s%d notice failed unexpectedly", space.number)
 
     def examine(self, leases: Iterable[LocalLease]) -> None:
         """Look at their request blocks in the background, a few at a time."""
@@ -438,7 +519,13 @@ class LeaseDaemon:
             some = [self._to_examine[i] for i in range(min(MAX_EXAMINED_AT_ONCE, len(self._to_examine)))]
             for lease in some:
                 lease.to_examine = False
-            await asyncio.gather(*[space_commands.examine_request(self, lease) for lease in some])
+            outcomes = await asyncio.gather(
+                *[space_commands.examine_request(self, lease) for lease in some], return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    # Of that lease alone: the queue must go on, or no request is ever looked at again.
+                    log.error("examine failed unexpectedly", exc_info=outcome)
             for _ in some:
                 self._to_examine.popleft()
 
@@ -448,18 +535,26 @@ class LeaseDaemon:
             number = signal.SIGTERM if lease.restricted & wire.RESTRICT_SIGKILL else signal.SIGKILL
         elif force_mode == wire.REQUEST_GRACEFUL:
             if lease.killpath:
-                self.programs.run(lease.killpath, lease.killargs, 0)
+                self.helper.run_program(lease.killpath, lease.killargs, 0)
                 return
             number = signal.SIGKILL if lease.restricted & wire.RESTRICT_SIGTERM else signal.SIGTERM
         else:
             return
         if client.process is not None:
-            client.process.signal(number)
+            self.send_signal(client.process, number)
 
     def run_killpath(self, client: Client) -> bool:
         """Start the client's killpath. True when it was started (it then counts as sent)."""
         pid = client.pid if client.killpath_wants_pid else 0
-        return self.programs.run(client.killpath, client.killargs, pid)
+        return self.helper.run_program(client.killpath, client.killargs, pid)
+
+    def send_signal(self, process: Process, number: int) -> int:
+        """Signal it ourselves, or by the helper when we may not. 0, or the positive errno."""
+        failed = process.signal(number)
+        if failed == errno.EPERM:
+            self.helper.kill(process, number)
+            return 0
+        return failed
 
 
 def _is_orphan_release(header: Header) -> bool:

@@ -1,43 +1,46 @@
-"""Start of the lease daemon process: lock file, socket, limits, memory, priority; then the loop (lease-wire 2).
+"""Start of the lease daemon process: lock file, socket, user, memory, priority; then the loop (lease-wire 2).
 
 `run_daemon(DaemonOptions(...))` is the entry for the command line and for programs that embed a private daemon.
+The order of the steps is the original's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import codecs
 import fcntl
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import stat
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from holdfast.lease import timing
+from holdfast.leased import privileges
+from holdfast.leased.background import Starter, become_background_process
 from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions
-from holdfast.storage import close_storage
+from holdfast.leased.settings import HOST_RUN_DIR
+from holdfast.storage import close_storage, registry
 from holdfast.version import __version__
 
 log = logging.getLogger(__name__)
 
+NAME: Final = "holdfast lease daemon"
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 RUN_DIR_MODE: Final = 0o775
 SOCKET_MODE: Final = 0o660
 LOCK_FILE_MODE: Final = 0o644
+UMASK: Final = 0o002
 MAX_SOCKET_PATH_BYTES: Final = 107
-_PR_SET_DUMPABLE: Final = 4
-_MCL_CURRENT: Final = 1
-_MCL_FUTURE: Final = 2
-OOM_SCORE: Final = -1000
 THREAD_STACK_BYTES: Final = 512 * 1024
 
 
@@ -45,61 +48,103 @@ class StartError(Exception):
     """The daemon cannot start; the text is one sentence for people."""
 
 
-def run_daemon(options: DaemonOptions) -> int:
-    """Run until shutdown; returns the exit status. Refuses with one line when it cannot start."""
+def run_daemon(options: DaemonOptions, complaints: Sequence[str] = ()) -> int:
+    """Run until shutdown; returns the exit status. Refuses with one line when it cannot start.
+
+    `complaints` about the settings are logged first. Not in the foreground, only the child returns from here; the
+    parent has left with the status of the start.
+    """
     # Locked memory counts: a thread of ours needs no 8 MiB of stack.
     threading.stack_size(THREAD_STACK_BYTES)
+    starter = Starter()
+    if not options.foreground:
+        starter = become_background_process(NAME)
     try:
-        if not options.foreground:
-            _become_background_process()
         if options.parent_pid:
             _require_parent(options.parent_pid)
         daemon_log = DaemonLog(options)
     except (StartError, OSError) as error:
-        sys.stderr.write(f"holdfast lease daemon: {error}\n")
+        starter.failed(str(error))
+        sys.stderr.write(f"{NAME}: {error}\n")
         return EXIT_FAILED
     try:
-        return _run(options, daemon_log)
+        for complaint in complaints:
+            log.error("%s", complaint)
+        return _run(options, daemon_log, starter)
     except StartError as error:
         log.error("%s", error)
+        starter.failed(str(error))
         return EXIT_FAILED
+    except Exception as error:
+        if starter.waits:
+            starter.failed(f"unexpected error: {error!r}; see the log")
+        log.exception("unexpected error")
+        raise
     finally:
         daemon_log.close()
 
 
-def _run(options: DaemonOptions, daemon_log: DaemonLog) -> int:
+def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    os.umask(0o002)
-    _raise_limits()
+    os.umask(UMASK)
+    privileges.raise_limits(options)
     make_run_dir(options)
     lock = take_lock_file(options)
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
-        _drop_privileges(options)
-        log.warning(
-            "sanlock daemon started %s host %s (%s)%s",
-            "3.8.5",
-            daemon.host_name,
-            os.uname().nodename,
-            _extra(options),
-        )
-        log.info("holdfast %s", __version__)
-        if not options.use_watchdog:
-            log.warning(
-                "no watchdog: if this daemon hangs or is killed, processes run on after their leases expired "
-                "and other hosts may have taken them"
-            )
-        _harden(options)
+        helper = _start_first_helper()
+        # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
+        codecs.lookup("ascii")
+        privileges.protect_from_oom_killer()
+        try:
+            privileges.change_user(options)
+        except OSError as error:
+            raise StartError(f"cannot become user {options.uid} group {options.gid}: {error.strerror}") from error
+        _introduce(options, daemon)
+        privileges.lock_memory(options)
+        privileges.raise_priority(options)
         listener = listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(_serve(daemon, listener))
+        asyncio.run(_serve(daemon, listener, helper, starter))
     finally:
         os.close(lock)
     return EXIT_OK
 
 
-async def _serve(daemon: LeaseDaemon, listener: socket.socket) -> None:
+def _introduce(options: DaemonOptions, daemon: LeaseDaemon) -> None:
+    if options.run_dir != HOST_RUN_DIR and not options.parent_pid:
+        log.warning("Using non-standard run directory '%s'", options.run_dir)
+    if not options.privileged:
+        log.warning("Running in unprivileged mode")
+    log.warning(
+        "sanlock daemon started %s host %s (%s)%s", "3.8.5", daemon.host_name, os.uname().nodename, _extra(options)
+    )
+    log.info("holdfast %s", __version__)
+    if not options.use_watchdog:
+        log.warning(
+            "no watchdog: if this daemon hangs or is killed, processes run on after their leases expired "
+            "and other hosts may have taken them"
+        )
+
+
+def _start_first_helper() -> HelperPipes | None:
+    """It keeps the rights that we have now. Without it the daemon does everything itself, and tries again."""
+    try:
+        return start_helper()
+    except OSError as error:
+        log.error("helper cannot be started: %s", error)
+        return None
+
+
+async def _serve(
+    daemon: LeaseDaemon, listener: socket.socket, helper: HelperPipes | None, starter: Starter
+) -> None:
+    daemon.helper.begin(helper)
+    if not daemon.options.use_aio:
+        registry().use_threads_only()
+    # Runs when `run` waits for the first time: the socket is served from then on.
+    asyncio.get_running_loop().call_soon(starter.ready)
     try:
         await daemon.run(listener)
     finally:
@@ -114,23 +159,20 @@ def _extra(options: DaemonOptions) -> str:
 
 
 def make_run_dir(options: DaemonOptions) -> None:
-    """Made with mode 0775 when missing; owner and group as configured, when we may."""
+    """Made with mode 0775 when missing; it belongs to the daemon's user and, when privileged, group 0 (spec 2)."""
     try:
         os.makedirs(options.run_dir, RUN_DIR_MODE, exist_ok=True)
     except OSError as error:
         raise StartError(f"run directory {options.run_dir}: {error.strerror}") from error
-    _give_away(options.run_dir, options)
+    as_root = options.privileged and os.geteuid() == 0 and options.uid is not None
+    _give_away(options.run_dir, options.uid, 0 if as_root else options.gid)
 
 
-def _give_away(path: str, options: DaemonOptions) -> None:
-    if options.uid is None and options.gid is None:
+def _give_away(path: str, uid: int | None, gid: int | None) -> None:
+    if uid is None and gid is None:
         return
     try:
-        os.chown(
-            path,
-            options.uid if options.uid is not None else -1,
-            options.gid if options.gid is not None else -1,
-        )
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
     except PermissionError as error:
         log.warning("%s: owner not changed: %s", path, error.strerror)
 
@@ -173,7 +215,7 @@ def listen(options: DaemonOptions) -> socket.socket:
             sock.bind(path)
         finally:
             os.umask(old_umask)
-        _give_away(path, options)
+        _give_away(path, options.uid, options.gid)
         os.chmod(path, SOCKET_MODE)
         sock.listen(BACKLOG)
     except OSError as error:
@@ -182,76 +224,7 @@ def listen(options: DaemonOptions) -> socket.socket:
     return sock
 
 
-def _become_background_process() -> None:
-    """Fork, new session, cwd /, stdio to /dev/null; the first process exits."""
-    if os.fork():
-        os._exit(EXIT_OK)
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    if null > 2:
-        os.close(null)
-
-
 def _require_parent(parent_pid: int) -> None:
     """Not PR_SET_PDEATHSIG: that is about the *thread* that started us. The daemon watches a pidfd instead."""
     if os.getppid() != parent_pid:
         raise StartError(f"parent process {parent_pid} is gone already")
-
-
-def _raise_limits() -> None:
-    """As much as we may: memory to lock, real-time priority, core files, descriptors. Failure is only logged."""
-    for name in ("RLIMIT_MEMLOCK", "RLIMIT_RTPRIO", "RLIMIT_CORE", "RLIMIT_NOFILE"):
-        number = getattr(resource, name)
-        _, hard = resource.getrlimit(number)
-        wanted = resource.RLIM_INFINITY if os.geteuid() == 0 and name != "RLIMIT_NOFILE" else hard
-        try:
-            resource.setrlimit(number, (wanted, wanted))
-        except (OSError, ValueError):
-            try:
-                resource.setrlimit(number, (hard, hard))
-            except (OSError, ValueError) as error:
-                log.info("%s stays: %s", name, error)
-
-
-def _drop_privileges(options: DaemonOptions) -> None:
-    """Become the configured user and group. Storage, killing and real-time priority then depend on its rights."""
-    if os.geteuid() != 0:
-        return
-    if options.gid:
-        os.setgroups(os.getgrouplist(_user_name(options.uid), options.gid))
-        os.setgid(options.gid)
-    if options.uid:
-        os.setuid(options.uid)
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-
-
-def _user_name(uid: int | None) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid or 0).pw_name
-    except KeyError:
-        return "root"
-
-
-def _harden(options: DaemonOptions) -> None:
-    """Priority, memory, OOM score: each failure is logged and survived."""
-    if options.high_priority:
-        try:
-            highest = os.sched_param(os.sched_get_priority_max(os.SCHED_RR))
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, highest)
-        except OSError as error:
-            log.error("set scheduler SCHED_RR failed: %s", error.strerror)
-    if options.mlock_level:
-        flags = _MCL_CURRENT | (_MCL_FUTURE if options.mlock_level > 1 else 0)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mlockall(flags):
-            log.error("mlockall failed: %s", os.strerror(ctypes.get_errno()))
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
-    except OSError as error:
-        log.info("OOM score stays: %s", error.strerror)

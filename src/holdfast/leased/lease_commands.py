@@ -17,6 +17,7 @@ from holdfast.lease.resource import AcquireOptions, Lease, Target, Unclear
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
 from holdfast.leased.leases import Admission, LocalLease, Stage, Token
+from holdfast.leased.log import RESOURCE_LINE
 from holdfast.leased.spaces import Space
 from holdfast.leased.wire import Resource
 from holdfast.storage import StorageError
@@ -133,6 +134,9 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
     if wanted.num_disks > 1:
         raise LeaseError(EINVAL, f"{wanted.name}: {wanted.num_disks} disks, only one is supported")
     local = daemon.leases.begin((wanted.lockspace_name, wanted.name), space, wanted)
+    if daemon.leases.is_new_number:
+        place = wanted.disks[0]
+        log.warning(RESOURCE_LINE, space.number, local.number, space.name, wanted.name, place.path, place.offset)
     try:
         # Before the lease can be ours: a crash in between must not lose sight of its process.
         token = _hold(daemon, client, local, bool(wanted.flags & wire.RES_PERSISTENT))
@@ -231,6 +235,7 @@ async def release(daemon: LeaseDaemon, call: Call) -> bytes:
         results = await _each(_release_named(daemon, client, one) for one in call.payload.resources)
         result = _last_error(results)
     if client.kill_count and not client.held():
+        log.info("cmd_release %d,%d,%d clear kill state", client.ci, client.fd, client.pid)
         client.forget_kill_state()
     return wire.encode_reply(call.header, result)
 

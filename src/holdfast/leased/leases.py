@@ -25,6 +25,9 @@ EEXIST: Final = -17
 ENOENT: Final = -2
 EUCLEAN: Final = -117
 
+MAX_NUMBERS: Final = 4096
+"""Leases whose reference number is kept after they were released, the latest ones."""
+
 Key = tuple[str, str]
 
 
@@ -63,6 +66,7 @@ class LocalLease:
         "shared",
         "space",
         "stage",
+        "status_structures",
         "to_examine",
         "tokens",
     )
@@ -87,6 +91,7 @@ class LocalLease:
         self.to_examine = False
         self.orphaned = False
         """It was an orphan and still is one on storage, even while it is being released."""
+        self.status_structures: dict[bool, bytes] = {}
         self.converting = False
         """A CONVERT runs: nobody may join or release it meanwhile."""
 
@@ -98,6 +103,15 @@ class LocalLease:
         """As INQUIRE prints it."""
         flags = wire.RES_SHARED if self.shared else 0
         return self.resource._replace(flags=flags, lver=self.lver)
+
+    def status_structure(self) -> bytes:
+        """The resource and its disks as STATUS shows them; they change with the mode only."""
+        found = self.status_structures.get(self.shared)
+        if found is None:
+            flags = wire.RES_SHARED if self.shared else 0
+            shown = self.resource._replace(flags=flags, lver=0, data64=0, data32=0, unused=0)
+            found = self.status_structures[self.shared] = shown.encode_with_disks()
+        return found
 
     def status_flags(self) -> int:
         """Spec 13.2, RESOURCE flags."""
@@ -139,6 +153,9 @@ class LeaseTable:
     def __init__(self) -> None:
         self._leases: dict[Key, LocalLease] = {}
         self._last_number = 0
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self.is_new_number = False
+        """Whether the lease begun last has a number that no log line has explained."""
         self._last_token = 0
 
     def __len__(self) -> int:
@@ -189,9 +206,20 @@ class LeaseTable:
     def begin(self, key: Key, space: Space, resource: wire.Resource) -> LocalLease:
         """Put a lease on the add list."""
         assert key not in self._leases
-        self._last_number += 1
-        lease = self._leases[key] = LocalLease(key, space, resource, self._last_number)
+        lease = self._leases[key] = LocalLease(key, space, resource, self._number_of(key, space, resource))
         return lease
+
+    def _number_of(self, key: Key, space: Space, resource: wire.Resource) -> int:
+        """The same number as long as it is remembered, so that the log explains it once (spec 16)."""
+        known = (space.number, key[1], *resource.disks)
+        number = self._numbers.pop(known, 0)
+        self.is_new_number = not number
+        if not number:
+            number = self._last_number = self._last_number + 1
+        self._numbers[known] = number
+        if len(self._numbers) > MAX_NUMBERS:
+            del self._numbers[next(iter(self._numbers))]
+        return number
 
     def new_token(self, client: Client, lease: LocalLease, persistent: bool) -> Token:
         """One more hold on `lease`; its kill settings follow the newest holder (spec 6.1)."""

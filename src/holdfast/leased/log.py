@@ -1,28 +1,42 @@
-"""The daemon's log: a ring for LOG_DUMP, and writers that can never delay the event loop (spec lease-wire 16).
+"""The daemon's log: lines, the ring for LOG_DUMP, and where lines go (spec lease-wire section 16).
 
-Everything in `holdfast` logs through the standard `logging`. Here each record becomes one line, goes to the
-ring, and is handed to a thread that writes to stderr, a file or syslog: a full pipe or a hung file system
-holds that thread, never the daemon. What does not fit the queue is dropped and counted.
+Everything in `holdfast` logs through the standard `logging`. Here each record becomes one line in the original's
+format, goes to the ring whatever its level, and is handed to the threads of `log_sinks`, which write to stderr, a
+file, journald or syslog. Nothing here waits for anything.
+
+The two lines that explain what the reference numbers of all others mean (`sN`, `sN:rM`) are logged with the
+constants below, so that journald entries can carry the names themselves.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
-import sys
+import re
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
 from typing import Final
 
-from holdfast.leased.options import DaemonOptions
+from holdfast.lease.dump_text import printable
+from holdfast.leased.log_sinks import (
+    Entry,
+    FileSink,
+    Sink,
+    SinkThread,
+    StderrSink,
+    SystemLogSink,
+    stderr_is_journal,
+)
+from holdfast.leased.options import LOG_DEBUG, LOG_NONE, DaemonOptions
 from holdfast.leased.wire import MAX_LOG_DUMP
 
 MAX_LINE_BYTES: Final = 511
-MAX_QUEUED_LINES: Final = 4096
-SYSLOG_SOCKET: Final = "/dev/log"
-SYSLOG_FACILITY_DAEMON: Final = 3 << 3
+MAX_REFERENCES: Final = 16384
+"""Reference numbers whose names are remembered for journald fields."""
+NOTE_BYTES: Final = 96
+"""What a note counts for in the ring before it is a line."""
+SPACE_LINE: Final = "s%d lockspace %s:%d:%s:%d"
+RESOURCE_LINE: Final = "s%d:r%d resource %s:%s:%s:%d"
 
 _PRIORITY_BY_LEVEL: Final = {
     logging.CRITICAL: 2,
@@ -31,6 +45,8 @@ _PRIORITY_BY_LEVEL: Final = {
     logging.INFO: 6,
     logging.DEBUG: 7,
 }
+_REFERENCE: Final = re.compile(r"s(\d+)(?::r(\d+))? ")
+_PID: Final = re.compile(r"\b(?:pid|kill|dead) (\d+)\b")
 
 
 def priority_of(level: int) -> int:
@@ -39,140 +55,192 @@ def priority_of(level: int) -> int:
 
 
 class LineFormatter(logging.Formatter):
-    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes."""
+    """`YYYY-MM-DD HH:MM:SS MONO [TID]: TEXT`, cut at 511 bytes; what is not printable appears as `\\xNN`."""
 
     def __init__(self, use_utc: bool) -> None:
         super().__init__()
         self._broken_down = time.gmtime if use_utc else time.localtime
+        self._second = -1
+        self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", self._broken_down(record.created))
         text = record.getMessage()
         if record.exc_info:
             text += " | " + " | ".join(self.formatException(record.exc_info).splitlines()[-6:])
-        line = f"{stamp} {int(time.monotonic())} [{threading.get_native_id()}]: {text}"
-        return line.encode("utf-8", "replace")[:MAX_LINE_BYTES].decode("utf-8", "ignore").replace("\n", " ")
+        return self.line(record.created, time.monotonic(), text)
+
+    def line(self, wall: float, monotonic: float, text: str) -> str:
+        """One line from its parts."""
+        second = int(wall)
+        stamp = self._stamp
+        if second != self._second:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", self._broken_down(second))
+            # Several threads may log; each uses what it made itself.
+            self._stamp, self._second = stamp, second
+        if not text.isprintable():
+            # Names come from storage and from clients: none may begin a line of its own or command a terminal.
+            text = printable(text)
+        line = f"{stamp} {int(monotonic)} [{threading.get_native_id()}]: {text}"
+        if len(line) * 4 > MAX_LINE_BYTES:
+            line = line.encode("utf-8", "backslashreplace")[:MAX_LINE_BYTES].decode("utf-8", "ignore")
+        return line
+
+
+Note = tuple[float, float, str, tuple[object, ...]]
+"""A line that is only made when somebody reads the ring: wall time, monotonic time, template, arguments."""
 
 
 class LogRing(logging.Handler):
     """The last MiB of lines, whatever their level."""
 
-    def __init__(self, formatter: logging.Formatter, max_bytes: int = MAX_LOG_DUMP) -> None:
+    def __init__(self, formatter: LineFormatter, max_bytes: int = MAX_LOG_DUMP) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._lines: deque[bytes] = deque()
+        self._formatter = formatter
+        self._lines: deque[bytes | Note] = deque()
         self._bytes = 0
         self._max_bytes = max_bytes
+        self.notes_go_further = False
+        """Whether somebody else wants debug lines too; then a note is an ordinary log record."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record).encode("utf-8", "replace") + b"\n"
+        text = record.__dict__["line"] = self.format(record)
+        line = text.encode("utf-8", "backslashreplace") + b"\n"
         self._lines.append(line)
         self._bytes += len(line)
+        if self._bytes > self._max_bytes:
+            self._shrink()
+
+    def note(self, template: str, *arguments: object) -> None:
+        """A debug line of the hot path: costs next to nothing until LOG_DUMP."""
+        if self.notes_go_further:
+            logging.getLogger(__name__).debug(template, *arguments)
+            return
+        self._lines.append((time.time(), time.monotonic(), template, arguments))
+        self._bytes += NOTE_BYTES
+        if self._bytes > self._max_bytes:
+            self._shrink()
+
+    def _shrink(self) -> None:
         while self._bytes > self._max_bytes:
-            self._bytes -= len(self._lines.popleft())
+            oldest = self._lines.popleft()
+            self._bytes -= len(oldest) if isinstance(oldest, bytes) else NOTE_BYTES
 
     def dump(self) -> bytes:
-        """All lines, without the final newline."""
-        return b"".join(self._lines)[:-1]
+        """All lines, without the final newline; at most `max_bytes`, the newest."""
+        text = b"".join(
+            [one if isinstance(one, bytes) else self._made(one).encode() + b"\n" for one in self._lines]
+        )
+        if len(text) > self._max_bytes:
+            text = text[text.index(b"\n", len(text) - self._max_bytes) + 1 :]
+        return text[:-1]
+
+    def _made(self, note: Note) -> str:
+        wall, monotonic, template, arguments = note
+        return self._formatter.line(wall, monotonic, template % arguments)
 
 
-Sink = tuple[int, Callable[[int, str], None]]
-"""Up to which syslog priority, and what writes (priority, line)."""
+class References:
+    """What the numbers in `sN` and `sN:rM` stand for, from the lines that explain them."""
+
+    def __init__(self) -> None:
+        self._names: OrderedDict[str, str] = OrderedDict()
+
+    def learn(self, record: logging.LogRecord) -> None:
+        """Look at every record; two of them say something."""
+        if record.msg is SPACE_LINE or record.msg is RESOURCE_LINE:
+            arguments = record.args
+            if not isinstance(arguments, tuple):
+                return
+            if record.msg is SPACE_LINE:
+                self._remember(f"s{arguments[0]}", str(arguments[1]))
+            else:
+                self._remember(f"r{arguments[1]}", str(arguments[3]))
+
+    def _remember(self, number: str, name: str) -> None:
+        self._names[number] = name
+        while len(self._names) > MAX_REFERENCES:
+            self._names.popitem(last=False)
+
+    def fields(self, text: str) -> dict[str, str]:
+        """LOCKSPACE, RESOURCE and PID of a line, as far as it names them."""
+        found = {}
+        match = _REFERENCE.match(text)
+        if match is not None:
+            for name_of, letter, number in (("LOCKSPACE", "s", match[1]), ("RESOURCE", "r", match[2])):
+                name = self._names.get(f"{letter}{number}")
+                if name is not None:
+                    found[name_of] = name
+        match = _PID.search(text)
+        if match is not None:
+            found["PID"] = match[1]
+        return found
 
 
 class LogWriter(logging.Handler):
-    """Hands lines to a thread of its own; drops and counts when that thread does not keep up."""
+    """Hands lines to the sinks that want them."""
 
-    def __init__(self, formatter: logging.Formatter, sinks: list[Sink]) -> None:
+    def __init__(
+        self, formatter: logging.Formatter, sinks: list[tuple[int, Sink]], references: References
+    ) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._sinks = sinks
-        self._queue: deque[tuple[int, str]] = deque()
-        self._wake = threading.Semaphore(0)
-        self._dropped = 0
-        self._max_priority = max((limit for limit, _ in sinks), default=-1)
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self._references = references
+        self._threads = [(limit, SinkThread(sink)) for limit, sink in sinks if limit > LOG_NONE]
+        self.max_priority = max((limit for limit, _ in self._threads), default=LOG_NONE)
 
     def emit(self, record: logging.LogRecord) -> None:
         priority = priority_of(record.levelno)
-        if priority > self._max_priority:
+        self._references.learn(record)
+        if priority > self.max_priority:
             return
-        if len(self._queue) >= MAX_QUEUED_LINES:
-            self._dropped += 1
-            return
-        if self._dropped:
-            self._queue.append((4, f"dropped {self._dropped} entries"))
-            self._dropped = 0
-            self._wake.release()
-        self._queue.append((priority, self.format(record)))
-        self._wake.release()
+        entry = Entry(priority, record.__dict__.get("line") or self.format(record))
+        for limit, thread in self._threads:
+            if priority <= limit:
+                thread.put(entry)
 
-    def _run(self) -> None:
-        while True:
-            self._wake.acquire()
-            priority, line = self._queue.popleft()
-            if priority < 0:
-                return
-            for limit, write in self._sinks:
-                if priority <= limit:
-                    try:
-                        write(priority, line)
-                    except OSError:
-                        pass  # Nobody is left to tell; the ring has the line.
-
-    def finish(self, timeout_s: float = 1.0) -> None:
-        """Write what is queued, for at most `timeout_s`: a hung sink must not hold the exit."""
-        self._queue.append((-1, ""))
-        self._wake.release()
-        self._thread.join(timeout_s)
-
-
-def _to_stderr(priority: int, line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-def _to_file(path: str) -> Callable[[int, str], None]:
-    def write(priority: int, line: str) -> None:
-        # Opened for each line: rotation needs no signal, and a file system that is away now may come back.
-        with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(line + "\n")
-
-    return write
-
-
-def _to_syslog() -> Callable[[int, str], None]:
-    def write(priority: int, line: str) -> None:
-        text = line.split("]: ", 1)[-1]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(1.0)
-            sock.connect(SYSLOG_SOCKET)
-            sock.send(f"<{SYSLOG_FACILITY_DAEMON | priority}>sanlock: {text}".encode("utf-8", "replace"))
-
-    return write
+    def finish(self) -> None:
+        """Write what is queued, for at most a second per sink: a hung one must not hold the exit."""
+        for _, thread in self._threads:
+            thread.finish()
 
 
 class DaemonLog:
-    """Sets up logging for the process; `ring` answers LOG_DUMP."""
+    """Sets up logging for the process; `ring` answers LOG_DUMP.
+
+    Made before privileges are dropped, because the log file is opened here.
+    """
 
     def __init__(self, options: DaemonOptions) -> None:
         formatter = LineFormatter(options.logfile_use_utc)
         self.ring = LogRing(formatter)
-        sinks: list[Sink] = []
+        references = References()
+        sinks: list[tuple[int, Sink]] = []
+        system_log = SystemLogSink(references.fields)
+        system_priority = options.syslog_priority
         if options.foreground:
-            sinks.append((options.log_level, _to_stderr))
-        else:
-            sinks.append((options.syslog_priority, _to_syslog()))
-        if options.logfile is not None:
-            sinks.append((options.logfile_priority, _to_file(options.logfile)))
-        self._writer = LogWriter(formatter, sinks)
+            if stderr_is_journal():
+                # journald would get each line twice, and once without fields.
+                system_priority = max(options.log_level, options.syslog_priority)
+            else:
+                sinks.append((options.log_level, StderrSink()))
+        sinks.append((system_priority, system_log))
+        problem = None
+        if options.logfile is not None and options.logfile_priority > LOG_NONE:
+            try:
+                sinks.append((options.logfile_priority, FileSink(options.logfile)))
+            except OSError as error:
+                problem = f"log file {options.logfile}: {error.strerror}"
+        self._writer = LogWriter(formatter, sinks, references)
+        self.ring.notes_go_further = self._writer.max_priority >= LOG_DEBUG
         self._logger = logging.getLogger("holdfast")
-        self._logger.setLevel(logging.DEBUG if options.debug_commands or options.debug_renew else logging.INFO)
+        self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
         self._logger.addHandler(self.ring)
         self._logger.addHandler(self._writer)
         logging.raiseExceptions = False
+        if problem is not None:
+            self._logger.error("%s", problem)
 
     def close(self) -> None:
         """Write what is left; the process may log no more."""

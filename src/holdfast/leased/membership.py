@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from holdfast.lease import timing
 from holdfast.lease.errors import Code, LeaseError, describe, storage_code
-from holdfast.lease.lockspace import Health, Lockspace, NoWatchdog, WatchdogLink
+from holdfast.lease.hosts import HostRecord
+from holdfast.lease.lockspace import Health, Lockspace, NoWatchdog, Renewal, WatchdogLink
+from holdfast.leased import block_queue
 from holdfast.leased.clients import Client
 from holdfast.leased.leases import Stage
-from holdfast.leased.recovery import MAX_KILLS, ROUND_S, Action, Event, Phase, choose_kill, react
+from holdfast.leased.log import SPACE_LINE
+from holdfast.leased.options import DEBUG_CHECKS, DEBUG_RENEWALS
+from holdfast.leased.recovery import MAX_KILLS, NOTHING, ROUND_S, Action, Event, Phase, choose_kill, react
 from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.watchdog_link import WdmdLink
 from holdfast.storage import DeadlineError, StorageError
@@ -36,8 +41,13 @@ SETTLE_RETRY_S: Final = 0.5
 
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
     """From ADD to the end. The result of the ADD is in `space.added`."""
-    log.warning("s%d lockspace %s:%d:%s:%d", space.number, space.name, space.host_id, space.path, space.offset)
-    result = await _join(daemon, space)
+    log.warning(SPACE_LINE, space.number, space.name, space.host_id, space.path, space.offset)
+    try:
+        result = await _join(daemon, space)
+    except Exception:
+        # Nobody relies on this lockspace yet, but on others: the daemon goes on.
+        log.exception("s%d joining failed unexpectedly", space.number)
+        result = int(Code.ERROR)
     if result:
         log.error("s%d add_lockspace fail result %d: %s", space.number, result, describe(result))
         await _release_storage(daemon, space)
@@ -46,21 +56,79 @@ async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
         return
     daemon.record.joined(space.name, space.host_id, space.membership.generation)
     daemon.spaces.move(space, Listed.ACTIVE)
+    daemon.spawn(block_queue.prepare(daemon, space), f"max_sectors_kb s{space.number}")
     if not space.removal_wanted:
         _answer_add(space, 0)
-    renewing = asyncio.create_task(space.membership.keep_renewing(), name=f"renew s{space.number}")
+    renewing = asyncio.create_task(_keep_proven(daemon, space), name=f"renew s{space.number}")
     try:
         await _watch(daemon, space)
         await _leave(daemon, space, renewing)
+    except Exception:
+        log.exception("s%d: unexpected error, its users are killed", space.number)
+        await _end_unwatched(daemon, space, renewing)
     finally:
         renewing.cancel()
         await asyncio.gather(renewing, return_exceptions=True)
         _answer_add(space, ADD_UNDONE)
 
 
+async def _keep_renewing(daemon: LeaseDaemon, space: Space) -> None:
+    """A mistake of ours in what a renewal does besides must not end renewing, least of all in silence."""
+    while True:
+        try:
+            await space.membership.keep_renewing()
+            return
+        except Exception:
+            log.exception("s%d renewing failed unexpectedly", space.number)
+            await daemon.clock.sleep(timing.RENEWAL_RETRY_S)
+
+
+async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
+    """The watching itself has failed: nothing extends the watchdog any more, and all users get SIGKILL.
+
+    What this lets out ends the daemon. It does as little as possible, and nothing that may have failed before.
+    """
+    renewing.cancel()
+    await asyncio.gather(renewing, return_exceptions=True)
+    daemon.alarm.forget(space)
+    space.phase = Phase.FAILING
+    space.renew_fail = True
+    space.membership.fail()
+    while True:
+        users = {token.client for lease in daemon.leases.in_space(space) for token in lease.tokens}
+        living = [client for client in users if not client.pid_dead]
+        if not living and not space.operations:
+            break
+        for client in living:
+            client.kill_count += 1
+            log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
+            if client.process is not None:
+                client.process.signal(signal.SIGKILL)
+        await daemon.clock.sleep(ROUND_S)
+    try:
+        await _leave(daemon, space, renewing)
+    except Exception:
+        # Its name and place stay taken: nobody may join them again in this process.
+        log.exception("s%d is not left: a watchdog that it armed resets this host", space.number)
+
+
 def _answer_add(space: Space, result: int) -> None:
     if not space.added.done():
         space.added.set_result(result)
+
+
+async def _keep_proven(daemon: LeaseDaemon, space: Space) -> None:
+    """Renew, and keep the watchdog daemon informed, until the lockspace stops renewing."""
+    link = space.membership.link
+    if not isinstance(link, WdmdLink):
+        await _keep_renewing(daemon, space)
+        return
+    rearming = asyncio.create_task(link.keep_armed(), name=f"watchdog s{space.number}")
+    try:
+        await _keep_renewing(daemon, space)
+    finally:
+        rearming.cancel()
+        await asyncio.gather(rearming, return_exceptions=True)
 
 
 # -- joining -----------------------------------------------------------------------------------------------
@@ -93,11 +161,14 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
             fire_timeout=options.fire_timeout_s,
             set_bitmap_s=options.set_bitmap_s,
             read_extend_s=options.read_extend_s,
+            history_size=options.renewal_history_size,
             trust_own_name=trusted,
             link=link,
         )
         space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
         space.lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
+        space.lockspace.on_renewal = lambda renewal: _log_renewal(daemon, space, renewal)
+        space.lockspace.hosts.on_new_host = lambda host: _log_new_host(space, host)
         space.acquire_last_attempt = int(daemon.clock.now())
         if space.removal_wanted:
             return Code.ERROR
@@ -107,14 +178,36 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
         if isinstance(link, WdmdLink):
             link.close()
         return error.code
+    except BaseException:
+        if isinstance(link, WdmdLink):
+            link.close()
+        raise
     return 0
 
 
 def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
-    last = space.membership.last_success
-    late = daemon.clock.now() - last
+    lockspace = space.membership
     log.error(
-        "s%d renewal error %d, %.1f s after last_success %d: %s", space.number, error.code, late, last, error
+        "s%d renewal error %d delta_length %d last_success %d: %s",
+        space.number,
+        error.code,
+        daemon.clock.now() - lockspace.last_attempt,
+        lockspace.last_success,
+        error,
+    )
+
+
+def _log_renewal(daemon: LeaseDaemon, space: Space, renewal: Renewal) -> None:
+    took = (renewal.read_ms + renewal.write_ms) // 1000
+    if took > timing.renewal_interval(space.io_timeout):
+        log.error("s%d renewed %d delta_length %d too long", space.number, renewal.timestamp, took)
+    elif daemon.options.debug_renew >= DEBUG_RENEWALS:
+        log.debug("s%d renewed %d delta_length %d", space.number, renewal.timestamp, took)
+
+
+def _log_new_host(space: Space, host: HostRecord) -> None:
+    log.warning(
+        "s%d host %d %d %d %s", space.number, host.host_id, host.generation, host.timestamp, host.owner_name
     )
 
 
@@ -207,6 +300,7 @@ class _Keeper:
         last = self.lockspace.last_success
         log.error("s%d check_our_lease warning %d last_success %d", self.space.number, int(now) - last, last)
         self.next_warning = now + WARN_EVERY_S
+        self.daemon.helper.ping()
 
     def begin_failing(self) -> None:
         space = self.space
@@ -216,12 +310,16 @@ class _Keeper:
         else:
             gap = int(self.daemon.clock.now()) - self.lockspace.last_success
             log.error("s%d check_our_lease failed %d", space.number, gap)
+            if self.lockspace.fail_at < self.lockspace.last_success + timing.fail_after(space.io_timeout):
+                log.error("s%d the watchdog daemon could not be told of the last renewals", space.number)
         self.lockspace.fail()
         log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))
         self.drop_unowned()
 
     def begin_removing(self) -> None:
-        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(self.space.removal_wanted))
+        # A forced shutdown wants removal too, but nobody has asked for it by name.
+        marked = self.space.removal_wanted and not self.daemon.forced_shutdown
+        log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(marked))
         self.lockspace.close_leases()
         self.drop_unowned()
 
@@ -257,12 +355,14 @@ class _Keeper:
             killpath_sent=client.killpath_sent,
             restricted=client.restricted,
         )
+        if kill == NOTHING:
+            return  # Its killpath has the grace time to itself; the round counts all the same.
         shown = 100 if kill.killpath else kill.signal
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
-        elif kill.signal and client.process is not None:
-            failed = client.process.signal(kill.signal)
+        elif client.process is not None:
+            failed = self.daemon.send_signal(client.process, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
 
@@ -279,6 +379,9 @@ async def _watch(daemon: LeaseDaemon, space: Space) -> None:
     keeper = _Keeper(daemon, space)
     while space.phase is not Phase.GONE:
         event = keeper.next_event()
+        if daemon.options.debug_renew >= DEBUG_CHECKS and event is None and space.phase is Phase.HEALTHY:
+            last = keeper.lockspace.last_success
+            log.debug("s%d check_our_lease good %d %d", space.number, int(daemon.clock.now()) - last, last)
         if event is None:
             daemon.alarm.set_at(space, keeper.lockspace.fail_at)
             await keeper.lockspace.changed.wait(daemon.clock, max(keeper.pause(), 0.0))
@@ -294,6 +397,7 @@ async def _watch(daemon: LeaseDaemon, space: Space) -> None:
 
 async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]) -> None:
     lockspace = space.membership
+    log.info("s%d set thread_stop", space.number)
     lockspace.stop_renewing()
     # No renewal may extend the watchdog after it was cleared; one that hangs is given up, its write stays unknown.
     patience = float(space.io_timeout) if not space.renew_fail else 0.0

@@ -1,37 +1,54 @@
-"""Settings of the lease daemon, frozen, and the reader of sanlock.conf (spec lease-wire section 16).
+"""What the lease daemon is told at its start: one frozen value, checked (spec lease-wire section 16).
 
-Only values live here; who looks at them is elsewhere. The order of precedence is the caller's: defaults,
-then sanlock.conf (`with_conf`), then command line options (`dataclasses.replace`).
+Only values live here. Where they come from (defaults, sanlock.conf, TOML, command line) is `settings`; who looks
+at them is elsewhere.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import socket
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from holdfast.lease import timing
 from holdfast.leased.wire import NAME_SIZE
 
-SANLOCK_CONF: Final = "/etc/sanlock/sanlock.conf"
-MAX_CONF_LINE_BYTES: Final = 127
 MAX_KILL_GRACE_S: Final = 60
-LOG_WARNING: Final = 4
+MAX_FIRE_TIMEOUT_S: Final = 3600
+MAX_SECTORS_KB: Final = 8192
+DEFAULT_MAX_SECTORS_KB: Final = 1024
+MAX_RENEWAL_HISTORY: Final = 1_000_000
+"""Entries that may be kept; each takes about 200 bytes, and one comes every 2 x io_timeout seconds."""
+LOG_NONE: Final = -1
 LOG_ERR: Final = 3
+LOG_WARNING: Final = 4
+LOG_INFO: Final = 6
 LOG_DEBUG: Final = 7
+DEFAULT_DEBUG_CMDS: Final = 0xFFFFFFFFFE06FFFF
+"""Bit N: command N is logged. Off: the commands that monitoring repeats all the time (spec 16)."""
+DEBUG_RENEWALS: Final = 1
+DEBUG_CHECKS: Final = 2
+"""`debug_renew`: from 1 on each renewal is logged, from 2 on each check too."""
+
+MaxSectorsKb = int | str
+"""A number of KiB, "align" (the lockspace's align size) or "ignore" (leave the queue alone)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaemonOptions:
-    """Everything that `run_daemon` may be told. Times in whole seconds unless the name says otherwise."""
+    """Everything that `run_daemon` may be told. Times in whole seconds unless the name says otherwise.
+
+    The defaults are those of a private daemon: its user, no log file, no syslog. `settings.resolve` adds what
+    the daemon of the host has besides.
+    """
 
     run_dir: str
     """Directory of the socket, the lock file and the run-time record. Made when it is missing."""
     foreground: bool = True
+    privileged: bool = True
+    """False (SANLOCK_PRIVILEGED=0): limits and the daemon's user stay as they are, even for root."""
     use_watchdog: bool = True
     """False: a hung or killed daemon leaves its processes running past their leases; nothing resets the host."""
     watchdog_socket: str = "/run/wdmd/wdmd.sock"
@@ -57,28 +74,38 @@ class DaemonOptions:
     write_init_io_timeout_s: int = timing.WRITE_INIT_IO_TIMEOUT_S
     max_worker_threads: int = 8
     """Only shown by STATUS: our commands do not hold threads."""
+    use_aio: bool = True
+    """False: all storage is served by threads."""
+    max_sectors_kb: MaxSectorsKb = DEFAULT_MAX_SECTORS_KB
+    """For the queue of a lockspace's block device, set when it is added."""
     quiet_fail: bool = True
     debug_renew: int = 0
-    debug_commands: bool = False
-    """Log each command; costs time on the hot path."""
-    log_level: int = LOG_DEBUG
+    debug_clients: bool = False
+    """Log each connection's begin and end."""
+    debug_cmds: int = DEFAULT_DEBUG_CMDS
+    debug_io: str = ""
+    """Words "submit", "complete". Accepted; our engines do not log single transfers."""
+    paxos_debug_all: bool = False
+    """Accepted; ballots are not logged."""
+    log_level: int = LOG_INFO
     """Up to this syslog priority to stderr, when in the foreground."""
     logfile: str | None = None
     logfile_priority: int = LOG_WARNING
     logfile_use_utc: bool = False
-    syslog_priority: int = LOG_ERR
+    """Time stamps of all lines in UTC."""
+    syslog_priority: int = LOG_NONE
+    names_log_priority: int = LOG_WARNING
+    """Accepted, without effect, as in the original."""
     storage_faults: str | None = None
     """Test hook: path of a fault plan; every disk is wrapped in `storage.faults`."""
     parent_pid: int = 0
     """Leave as soon as this process is gone (a private daemon embedded in a program). 0: stay."""
 
     def __post_init__(self) -> None:
-        if not timing.MIN_IO_TIMEOUT_S <= self.io_timeout_s <= timing.MAX_IO_TIMEOUT_S:
-            raise ValueError(f"io timeout {self.io_timeout_s} s: possible are 1 to {timing.MAX_IO_TIMEOUT_S}")
-        if self.fire_timeout_s < 1:
-            raise ValueError(f"watchdog fire timeout {self.fire_timeout_s} s: must be at least 1")
-        if self.kill_grace_s is not None and not 0 <= self.kill_grace_s <= MAX_KILL_GRACE_S:
-            raise ValueError(f"kill grace {self.kill_grace_s} s: possible are 0 to {MAX_KILL_GRACE_S}")
+        _require("io timeout", self.io_timeout_s, timing.MIN_IO_TIMEOUT_S, timing.MAX_IO_TIMEOUT_S)
+        _require("watchdog fire timeout", self.fire_timeout_s, 1, MAX_FIRE_TIMEOUT_S)
+        if self.kill_grace_s is not None:
+            _require("kill grace", self.kill_grace_s, 0, MAX_KILL_GRACE_S)
 
     @property
     def kill_grace(self) -> int:
@@ -94,62 +121,11 @@ class DaemonOptions:
         return os.path.join(self.run_dir, "sanlock.pid")
 
 
+def _require(what: str, seconds: int, low: int, high: int) -> None:
+    if not low <= seconds <= high:
+        raise ValueError(f"{what} {seconds} s: possible are {low} to {high}")
+
+
 def generated_host_name() -> str:
     """A random UUID, a dot, and the node name, cut to 48 bytes (spec 2)."""
     return f"{uuid.uuid4()}.{socket.gethostname()}"[:NAME_SIZE]
-
-
-def parse_sanlock_conf(text: str) -> dict[str, str]:
-    """Keys and values; comments, empty and over-long lines and keys without a value are left out."""
-    found = {}
-    for line in text.splitlines():
-        if not line or line.startswith("#") or len(line.encode()) > MAX_CONF_LINE_BYTES or "=" not in line:
-            continue
-        key, value = line.split("=", 1)
-        words = value.split()
-        if key.split() and words:
-            found[key.split()[0]] = words[0]
-    return found
-
-
-def _as_bool(value: str) -> bool:
-    return int(value) != 0
-
-
-_CONF_KEYS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
-    "quiet_fail": ("quiet_fail", _as_bool),
-    "debug_renew": ("debug_renew", int),
-    "renewal_history_size": ("renewal_history_size", int),
-    "logfile_priority": ("logfile_priority", int),
-    "logfile_use_utc": ("logfile_use_utc", _as_bool),
-    "syslog_priority": ("syslog_priority", int),
-    "use_watchdog": ("use_watchdog", _as_bool),
-    "high_priority": ("high_priority", _as_bool),
-    "mlock_level": ("mlock_level", int),
-    "max_worker_threads": ("max_worker_threads", int),
-    "kill_grace_seconds": ("kill_grace_s", int),
-    "io_timeout": ("io_timeout_s", int),
-    "watchdog_fire_timeout": ("fire_timeout_s", int),
-    "our_host_name": ("host_name", lambda value: value[:NAME_SIZE]),
-    "sh_retries": ("sh_retries", int),
-    "renewal_read_extend_sec": ("read_extend_s", float),
-    "write_init_io_timeout": ("write_init_io_timeout_s", int),
-    "debug_cmd": ("debug_commands", lambda value: value == "+all"),
-}
-
-
-def with_conf(options: DaemonOptions, conf: dict[str, str]) -> tuple[DaemonOptions, list[str]]:
-    """`options` with what sanlock.conf says, and a sentence for each value that cannot be.
-
-    Unknown keys are ignored silently, as the original does: the file may be written for a newer program.
-    """
-    complaints = []
-    for key, text in conf.items():
-        if key not in _CONF_KEYS:
-            continue
-        field, convert = _CONF_KEYS[key]
-        try:
-            options = dataclasses.replace(options, **{field: convert(text)})
-        except ValueError as error:
-            complaints.append(f"sanlock.conf: {key} = {text}: {error}")
-    return options, complaints

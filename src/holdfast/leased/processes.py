@@ -14,6 +14,7 @@ import struct
 from typing import Final
 
 NO_FD: Final = -1
+OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
@@ -37,6 +38,7 @@ class Process:
     """A process that was running when this object was made; the kernel keeps its identity in the pidfd.
 
     `connected_at` (CLOCK_BOOTTIME seconds): a process that started later only has the number of the one meant.
+    OSError when this process has no descriptor left.
     """
 
     __slots__ = ("fd", "pid", "start")
@@ -45,8 +47,10 @@ class Process:
         self.pid = pid
         try:
             self.fd = os.pidfd_open(pid)
-        except OSError:
-            # Gone already, or too many descriptors: then it cannot be signalled, never something else instead.
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise
+            # Gone already: then it cannot be signalled, never something else instead.
             self.fd = NO_FD
         self.start = start_time(pid)
         if connected_at is not None and self.start is not None and self.start > connected_at * CLOCK_TICKS:
@@ -88,46 +92,3 @@ class Process:
         if self.fd != NO_FD:
             os.close(self.fd)
             self.fd = NO_FD
-
-
-def split_arguments(text: str) -> list[str]:
-    """Arguments of a killpath, as the original splits them (spec 11).
-
-    Whitespace separates; a backslash before a backslash or whitespace takes that character; any other use of
-    a backslash, a control character or a byte outside ASCII ends the parsing.
-    """
-    arguments = []
-    current = ""
-    characters = iter(text)
-    for character in characters:
-        if character == "\\":
-            following = next(characters, "")
-            if following != "\\" and following not in _WHITESPACE:
-                break
-            if not following:
-                break
-            current += following
-        elif character in _WHITESPACE:
-            if current:
-                arguments.append(current)
-            current = ""
-        elif " " < character <= "~":
-            current += character
-        else:
-            break
-    if current:
-        arguments.append(current)
-    return arguments
-
-
-_WHITESPACE: Final = " \t\n\v\f\r"
-MAX_KILLPATH_ARGUMENTS: Final = 8
-"""Including the path and the pid; further ones are dropped."""
-
-
-def killpath_argv(path: str, args: str, pid: int) -> list[str]:
-    """What is executed for a killpath; `pid` 0 when it takes none."""
-    argv = [path, *split_arguments(args)]
-    if pid:
-        argv = [*argv[: MAX_KILLPATH_ARGUMENTS - 1], str(pid)]
-    return argv[:MAX_KILLPATH_ARGUMENTS]

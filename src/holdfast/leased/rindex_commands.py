@@ -89,7 +89,7 @@ async def _answer_with_entry(call: Call, work: Awaitable[Rentry]) -> bytes:
 
 async def format_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
     wanted = _rindex(call)
-    async with opened(daemon, wanted.disk) as device:
+    async with daemon.whole_areas, opened(daemon, wanted.disk) as device:
         await rindex.format_index(
             device,
             wanted.disk.offset,

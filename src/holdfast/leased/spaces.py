@@ -23,6 +23,10 @@ EEXIST: Final = -17
 EINVAL: Final = -22
 EINPROGRESS: Final = -115
 ENOENT: Final = -2
+ENOMEM: Final = -12
+
+MAX_SPACES: Final = 949
+"""On all lists together: as many as a GET_LOCKSPACES reply of the original carries (spec 13.5). Beyond it -12."""
 
 
 class Listed(enum.Enum):
@@ -58,6 +62,8 @@ class Space:
         self.rindex_busy = False
         self.operations = 0
         self.acquire_last_attempt = 0
+        self.set_max_sectors_kb = 0
+        """What was written to the block device's queue; 0: nothing."""
         self.added: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.last_examined: dict[int, float] = {}
 
@@ -154,7 +160,7 @@ class SpaceTable:
                 return code
         if any(space.name == wanted.name or space.same_place(path, offset) for space in self._spaces):
             return EINVAL
-        return 0
+        return ENOMEM if len(self._spaces) >= MAX_SPACES else 0
 
     def add(self, wanted: wire.Lockspace, io_timeout: int) -> Space:
         self._last_number += 1

@@ -6,7 +6,8 @@ commands of the original send the request's back, and so do we.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from holdfast.lease.hosts import HostStatus
@@ -23,7 +24,8 @@ EAGAIN: Final = -11
 ENOENT: Final = -2
 ENOSPC: Final = -28
 MAX_LISTED_SPACES: Final = (1048576 - wire.HEADER_SIZE) // wire.LOCKSPACE_SIZE
-DEFAULT_DEBUG_CMDS: Final = 0xFFFFFFFFFE06FFFF
+MAX_SHOWN_RENEWALS: Final = 10_000
+"""The newest ones: a reply is made at once, and nobody may wait for long."""
 
 _UP_TO_DAEMON: Final = 1
 _UP_TO_CLIENTS: Final = 2
@@ -37,15 +39,19 @@ def status(daemon: LeaseDaemon, call: Call) -> bytes:
     if last != _UP_TO_DAEMON:
         items += _client_items(daemon)
         if last != _UP_TO_CLIENTS:
-            items += [_space_item(space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)]
+            items += [
+                _space_item(daemon, space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)
+            ]
             if last != _UP_TO_LOCKSPACES:
-                items += _lease_items(daemon)
-    body = b"".join([item.encode() for item in items])
-    return _until_eof(call, 0, call.header.data2, body)
+                return _until_eof(call, 0, call.header.data2, items, _lease_items(daemon))
+    return _until_eof(call, 0, call.header.data2, items)
 
 
-def _until_eof(call: Call, result: int, data2: int, body: bytes = b"") -> bytes:
+def _until_eof(
+    call: Call, result: int, data2: int, items: Iterable[StatusItem] = (), encoded: Iterable[bytes] = ()
+) -> bytes:
     """A header that counts itself only, and states until the connection ends."""
+    body = b"".join([*[item.encode() for item in items], *encoded])
     return wire.encode_reply(call.header, result, data2, body, length=wire.HEADER_SIZE)
 
 
@@ -59,25 +65,25 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
             ("mlock_level", options.mlock_level),
             ("quiet_fail", int(options.quiet_fail)),
             ("debug_renew", options.debug_renew),
-            ("debug_clients", 0),
-            ("debug_cmds", f"0x{DEFAULT_DEBUG_CMDS:x}"),
+            ("debug_clients", int(options.debug_clients)),
+            ("debug_cmds", f"0x{options.debug_cmds:x}"),
             ("renewal_history_size", options.renewal_history_size),
             ("gid", daemon.gid),
             ("uid", daemon.uid),
             ("sh_retries", options.sh_retries),
-            ("max_sectors_kb_ignore", 0),
-            ("max_sectors_kb_align", 0),
-            ("max_sectors_kb_num", 1024),
+            ("max_sectors_kb_ignore", int(options.max_sectors_kb == "ignore")),
+            ("max_sectors_kb_align", int(options.max_sectors_kb == "align")),
+            ("max_sectors_kb_num", options.max_sectors_kb if isinstance(options.max_sectors_kb, int) else 0),
             ("max_worker_threads", options.max_worker_threads),
             ("write_init_io_timeout", options.write_init_io_timeout_s),
-            ("use_aio", 1),
+            ("use_aio", int(options.use_aio)),
             ("io_timeout", options.io_timeout_s),
             ("watchdog_fire_timeout", options.fire_timeout_s),
             ("kill_grace_seconds", options.kill_grace),
-            ("helper_pid", -1),
-            ("helper_kill_fd", -1),
-            ("helper_full_count", 0),
-            ("helper_last_status", 0),
+            ("helper_pid", daemon.helper.pid),
+            ("helper_kill_fd", daemon.helper.request_fd),
+            ("helper_full_count", daemon.helper.full_count),
+            ("helper_last_status", int(daemon.helper.last_status)),
             ("monotime", int(daemon.clock.now())),
             ("version_str", wire.DAEMON_VERSION_TEXT),
             ("version_num", wire.DAEMON_VERSION_TEXT),
@@ -89,12 +95,18 @@ def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
 
 
 def _client_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+    daemon.reserved_slots[0].fd = daemon.helper.status_fd
     for client in (*daemon.reserved_slots, *daemon.clients):
         text = wire.format_pairs(client.status_pairs(int(client.kill_last)))
         yield StatusItem(State(wire.STATE_CLIENT, client.pid & 0xFFFFFFFF, 0, client.name, text))
 
 
-def _space_item(space: Space) -> StatusItem:
+def _read_extend(daemon: LeaseDaemon, space: Space) -> float:
+    configured = daemon.options.read_extend_s
+    return space.io_timeout if configured is None else configured
+
+
+def _space_item(daemon: LeaseDaemon, space: Space) -> StatusItem:
     lockspace = space.lockspace
     geometry = lockspace.geometry if lockspace is not None else None
     text = wire.format_pairs(
@@ -111,21 +123,21 @@ def _space_item(space: Space) -> StatusItem:
             ("used_retries", space.blocked_checks),
             ("external_used", int(space.external_used)),
             ("used_by_orphans", int(space.used_by_orphans)),
-            ("renewal_read_extend_sec", space.io_timeout),
-            ("set_max_sectors_kb", 0),
+            ("renewal_read_extend_sec", int(_read_extend(daemon, space))),
+            ("set_max_sectors_kb", space.set_max_sectors_kb),
             ("corrupt_result", lockspace.corrupt if lockspace else 0),
-            ("acquire_last_result", int(bool(lockspace and lockspace.history))),
+            ("acquire_last_result", int(bool(lockspace and lockspace.joined_at))),
             ("renewal_last_result", lockspace.last_result if lockspace else 0),
             ("acquire_last_attempt", space.acquire_last_attempt),
-            ("acquire_last_success", lockspace.history[0].timestamp if lockspace and lockspace.history else 0),
-            ("renewal_last_attempt", lockspace.last_success if lockspace else 0),
+            ("acquire_last_success", lockspace.joined_at if lockspace else 0),
+            ("renewal_last_attempt", int(lockspace.last_attempt) if lockspace else 0),
             ("renewal_last_success", lockspace.last_success if lockspace else 0),
         ]
     )
     return StatusItem(State(wire.STATE_LOCKSPACE, 0, space.host_id, space.name, text), lockspace=space.shown())
 
 
-def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
+def _lease_items(daemon: LeaseDaemon) -> Iterator[bytes]:
     # Newest first, leases and tokens alike, as the original lists them.
     leases = list(daemon.leases)[::-1]
     for stage in STATUS_ORDER:
@@ -139,25 +151,18 @@ def _lease_items(daemon: LeaseDaemon) -> Iterator[StatusItem]:
                 yield _lease_item(lease, lease.pid, 0)
 
 
-def _lease_item(lease: LocalLease, pid: int, token_number: int) -> StatusItem:
+def _lease_item(lease: LocalLease, pid: int, token_number: int) -> bytes:
+    # There may be thousands, and the loop serves nobody else meanwhile: no list of pairs, one encoding per lease.
     geometry = lease.lease.area.geometry if lease.lease is not None else None
-    text = wire.format_pairs(
-        [
-            ("list", lease.stage.value),
-            ("flags", f"{lease.status_flags():x}"),
-            ("sector_size", geometry.sector_size if geometry else 0),
-            ("align_size", geometry.align_size if geometry else 0),
-            ("lver", lease.lver),
-            ("reused", lease.reused),
-            ("res_id", lease.number),
-            ("token_id", token_number),
-        ]
+    sector_size, align_size = (geometry.sector_size, geometry.align_size) if geometry else (0, 0)
+    lver = lease.lver
+    text = (
+        f"list={lease.stage.value} flags={lease.status_flags():x} "
+        f"sector_size={sector_size} align_size={align_size} "
+        f"lver={lver} reused={lease.reused} res_id={lease.number} token_id={token_number}"
     )
-    state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lease.lver, lease.key[1], text)
-    shown = lease.resource._replace(
-        flags=wire.RES_SHARED if lease.shared else 0, lver=0, data64=0, data32=0, unused=0
-    )
-    return StatusItem(state, resource=shown)
+    state = State(wire.STATE_RESOURCE, pid & 0xFFFFFFFF, lver, lease.key[1], text)
+    return state.encode() + lease.status_structure()
 
 
 def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
@@ -180,7 +185,7 @@ def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_HOST, host.host_id, host.timestamp, "", text).encode())
-    return _until_eof(call, 0, call.header.data2, b"".join(items))
+    return _until_eof(call, 0, call.header.data2, (), items)
 
 
 def _named(daemon: LeaseDaemon, call: Call) -> Space | None:
@@ -194,8 +199,8 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
     if space is None:
         return _until_eof(call, ENOSPC, call.header.data2)
     items = []
-    history = list(space.lockspace.history) if space.lockspace and daemon.options.renewal_history_size else []
-    for one in history[-daemon.options.renewal_history_size :]:
+    history = space.lockspace.history if space.lockspace else ()
+    for one in itertools.islice(history, max(len(history) - MAX_SHOWN_RENEWALS, 0), None):
         text = wire.format_pairs(
             [
                 ("timestamp", one.timestamp),
@@ -206,7 +211,7 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_RENEWAL, 0, one.timestamp, "", text).encode())
-    return _until_eof(call, 0, space.io_timeout, b"".join(items))
+    return _until_eof(call, 0, space.io_timeout, (), items)
 
 
 def get_lockspaces(daemon: LeaseDaemon, call: Call) -> bytes:

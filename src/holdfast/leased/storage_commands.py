@@ -76,7 +76,7 @@ async def write_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
     if io_timeout > MAX_IO_TIMEOUT_S:
         raise LeaseError(EINVAL, f"io timeout {io_timeout}")
     geometry = from_api_flags(wanted.flags)
-    async with opened(daemon, wanted.disk, ENODEV) as device:
+    async with daemon.whole_areas, opened(daemon, wanted.disk, ENODEV) as device:
         await formatting.init_lockspace(
             device,
             wanted.disk.offset,
@@ -95,7 +95,7 @@ async def write_resource(daemon: LeaseDaemon, call: Call) -> bytes:
     disk = one_disk(wanted)
     num_hosts = call.header.data or call.header.data2
     clear = bool(call.header.cmd_flags & wire.WRITE_CLEAR)
-    async with opened(daemon, disk) as device:
+    async with daemon.whole_areas, opened(daemon, disk) as device:
         await formatting.init_resource(
             device,
             disk.offset,
@@ -168,7 +168,7 @@ async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
     wanted = call.payload.resources[0]
     try:
         disk = one_disk(wanted)
-        async with opened(daemon, disk) as device:
+        async with daemon.whole_areas, opened(daemon, disk) as device:
             owners = await inspect.read_owners(
                 device,
                 disk.offset,

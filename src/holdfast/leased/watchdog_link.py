@@ -1,8 +1,12 @@
 """One lockspace's connection to the watchdog daemon, in wdmd's protocol (spec watchdog 3.3, 4.1).
 
-The host is reset unless `extend` is called in time: this is what ends processes that nobody can kill. The
-connection belongs to the lockspace for its whole life; if it breaks, the expiry that wdmd has stands and can
-never be extended again, so the lockspace must fail with it. Never waits longer than `TIMEOUT_S`.
+The host is reset unless `extend` is called in time: this is what ends processes that nobody can kill. So a
+lockspace must not outlive the last expiry that the watchdog daemon was told (`armed_until`). When the connection
+breaks, this says so at once and tries to arm the watchdog daemon anew until then; afterwards the lockspace fails,
+and its users are ended while the device, if it still counts, has not fired yet.
+
+Extending never waits: a message fits the socket or the watchdog daemon is stuck. Everything else waits for at most
+`TIMEOUT_S`, and holds nobody but the one lockspace that is being added.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ log = logging.getLogger(__name__)
 TIMEOUT_S: Final = 5.0
 """For connecting and for each message; wdmd answers within its one-second test at the latest."""
 RETRY_S: Final = 0.5
+"""Between two attempts to disable the test, and to arm a watchdog daemon again."""
+COMPLAIN_EVERY: Final = 20
+"""Attempts to arm again, of which the first and each so-many-th are logged."""
 
 REGISTER: Final = 1
 REFCOUNT_SET: Final = 2
@@ -64,6 +71,16 @@ class WdmdLink:
         self._name = f"sanlock_{space_name}:{host_id}"
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
+        self._watched = False
+        self._lost = asyncio.Event()
+        self._latest = (0, 0)
+        """Timestamp and expiry of the last successful renewal, told or not."""
+        self._armed_until = math.inf
+
+    @property
+    def armed_until(self) -> float:
+        """CLOCK_BOOTTIME seconds. Infinity before the first expiry was told, and after the test was disabled."""
+        return self._armed_until
 
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
@@ -71,24 +88,29 @@ class WdmdLink:
         wdmd 3.8.5 arms it at its own start, always with 60 s, and ignores OPEN_WATCHDOG in silence; later ones
         arm it only by OPEN_WATCHDOG. STATUS, sent right behind, is answered by both.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            self._socket = socket.socket(
+                socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
             async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(sock, self._path)
+                await asyncio.get_running_loop().sock_connect(self._socket, self._path)
         except (OSError, TimeoutError) as error:
-            sock.close()
+            self.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error
-        self._socket = sock
-        await self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
+        self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
         reply = await self._answer()
         self._check_fire_timeout(fire_timeout_of(reply))
         if command_of(reply) == OPEN_WATCHDOG:
-            await self._answer()
+            self._check_fire_timeout(fire_timeout_of(await self._answer()))
 
     async def register(self, timestamp: int, expiry: int) -> None:
-        await self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
+        """The test begins: the host is reset unless `extend` follows before `expiry` plus the fire timeout."""
+        self._latest = (timestamp, expiry)
+        self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
         self._check_fire_timeout(fire_timeout_of(await self._answer()))
-        await self._test_live(timestamp, expiry)
+        self._test_live(*self._latest)
+        self._armed_until = self._latest[1]
+        self._watch()
 
     def _check_fire_timeout(self, actual: int) -> None:
         if actual != self._fire_timeout:
@@ -99,42 +121,125 @@ class WdmdLink:
             )
 
     async def extend(self, timestamp: int, expiry: int) -> None:
+        """Tell a new expiry. Neither waits nor raises; what was not told does not count (`armed_until`)."""
+        self._latest = (timestamp, expiry)
         try:
-            await self._test_live(timestamp, expiry)
+            if not self._watched:
+                raise LeaseError(Code.WD_ERROR, "not connected to the watchdog daemon")
+            self._test_live(timestamp, expiry)
+            self._armed_until = expiry
         except LeaseError as error:
-            # The expiry that wdmd has stands: the host is reset then, unless a later call gets through.
-            log.error("%s: not extended to %d: %s", self._name, expiry, error)
+            log.error("wdmd_test_live %d failed: %s; the watchdog expires at %s", timestamp, error, self._shown())
 
     async def clear(self) -> None:
         """The host need not be reset for this lockspace any more; one retry, then wdmd's expiry stands."""
         if self._socket is None:
+            if self._armed_until != math.inf:
+                log.error("%s: no connection to disable the watchdog test: the host may be reset", self._name)
             return
-        log.info("%s: watchdog test disabled", self._name)
+        log.info("%s: wdmd_test_live 0 0 to disable", self._name)
         try:
-            await self._test_live(0, 0)
-        except LeaseError:
-            await asyncio.sleep(RETRY_S)
-            await self._test_live(0, 0)
-        await self._tell(encode(REFCOUNT_CLEAR))
-        self.close()
+            try:
+                self._test_live(0, 0)
+            except LeaseError:
+                await asyncio.sleep(RETRY_S)
+                self._test_live(0, 0)
+            self._armed_until = math.inf
+            self._tell(encode(REFCOUNT_CLEAR))
+        finally:
+            self.close()
 
     def close(self) -> None:
         """End the connection. With an expiry set in wdmd this means: reset the host when it is reached."""
         if self._socket is not None:
+            if self._watched:
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+                self._watched = False
             self._socket.close()
             self._socket = None
 
-    async def _test_live(self, timestamp: int, expiry: int) -> None:
-        renewal, expire = (_monotonic(at) if at else 0 for at in (timestamp, expiry))
-        await self._tell(encode(TEST_LIVE, renewal=renewal, expire=expire))
+    # -- when the watchdog daemon goes away ------------------------------------------------------------------
 
-    async def _tell(self, message: bytes) -> None:
+    def _watch(self) -> None:
+        """From now on nothing comes from there but the end."""
+        sock = self._connected()
+        self._lost.clear()
+        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
+        self._watched = True
+
+    def _readable(self) -> None:
         sock = self._connected()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.get_running_loop().sock_sendall(sock, message)
-        except (OSError, TimeoutError) as error:
-            raise LeaseError(Code.WD_ERROR, f"{self._name}: watchdog daemon: {error or 'no answer'}") from error
+            data = sock.recv(MESSAGE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            return  # Nothing was asked; what it says does not matter.
+        self.close()
+        log.error("%s: the watchdog daemon has gone; the watchdog expires at %s", self._name, self._shown())
+        self._lost.set()
+
+    async def keep_armed(self) -> None:
+        """Arm the watchdog daemon again whenever the connection was lost. Runs until it is cancelled.
+
+        A wdmd that died has closed the device uncleanly and the host will be reset, whatever is done here; but an
+        administrator, or a watchdog daemon that takes the device over, may have it running again. Tried until the
+        lockspace ends, also when it is failing: then it is the reset of a host that cannot end its processes.
+        """
+        while True:
+            await self._lost.wait()
+            attempt = 0
+            while self._lost.is_set():
+                try:
+                    if await self._armed_again(attempt):
+                        break
+                except Exception:
+                    # A mistake of ours must not end the attempts, least of all in silence.
+                    log.exception("%s: arming again failed unexpectedly", self._name)
+                attempt += 1
+                await asyncio.sleep(RETRY_S)
+
+    async def _armed_again(self, attempt: int) -> bool:
+        try:
+            await self.open()
+            await self.register(*self._latest)
+        except LeaseError as error:
+            if attempt % COMPLAIN_EVERY == 0:
+                log.error("%s: not armed again, it expires at %s: %s", self._name, self._shown(), error)
+            return False
+        finally:
+            if not self._watched:
+                self.close()
+        log.warning("%s: watchdog armed again, it expires at %s", self._name, self._shown())
+        return True
+
+    def _shown(self) -> str:
+        """The expiry for people: in how many seconds."""
+        if self._armed_until == math.inf:
+            return "no time"
+        return f"{self._armed_until} (in {self._armed_until - time.clock_gettime(time.CLOCK_BOOTTIME):.0f} s)"
+
+    # -- messages --------------------------------------------------------------------------------------------
+
+    def _test_live(self, timestamp: int, expiry: int) -> None:
+        renewal, expire = (_monotonic(at) if at else 0 for at in (timestamp, expiry))
+        self._tell(encode(TEST_LIVE, renewal=renewal, expire=expire))
+
+    def _tell(self, message: bytes) -> None:
+        """Whole or not at all: the kernel queues so few bytes in one piece, or says that there is no room."""
+        sock = self._connected()
+        try:
+            sent = sock.send(message, socket.MSG_NOSIGNAL)
+        except BlockingIOError as error:
+            raise LeaseError(Code.WD_ERROR, f"{self._name}: the watchdog daemon reads nothing") from error
+        except OSError as error:
+            raise LeaseError(Code.WD_ERROR, f"{self._name}: watchdog daemon: {error}") from error
+        if sent != len(message):
+            # Its framing is lost; it would wait for the rest for ever.
+            self.close()
+            raise LeaseError(Code.WD_ERROR, f"{self._name}: watchdog daemon: {sent} of {len(message)} bytes sent")
 
     async def _answer(self) -> bytes:
         sock = self._connected()

@@ -38,7 +38,18 @@ SUPPORTED_BLOCK_SIZES: Final = (512, 4096)
 _IN_MEMORY: Final = frozenset({0x01021994, 0x858458F6})  # tmpfs, ramfs
 _LOCAL_WITH_AIO: Final = frozenset({0xEF53, 0x58465342})  # ext2/3/4, xfs: their O_DIRECT reads honour RWF_NOWAIT
 
+_PSEUDO: Final = frozenset(
+    {
+        *(0x9FA0, 0x62656572, 0x64626720, 0x74726163, 0x62656570),  # proc, sysfs, debugfs, tracefs, configfs
+        *(0x27E0EB, 0x63677270, 0x73636673, 0xF97CFF8C),  # cgroup, cgroup2, securityfs, selinuxfs
+        *(0xCAFE4A11, 0xDE5E81E4, 0x6165676C, 0x42494E4D),  # bpf, efivarfs, pstore, binfmt_misc
+        *(0x6E736673, 0x19800202, 0x11307854),  # nsfs, mqueue, the inodes of mtd
+    }
+)
+"""Their "regular files" are switches and memory of the kernel: /proc/self/mem is this very process."""
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_Statfs: Final = ctypes.c_long * 32  # struct statfs: f_type is its first word
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,7 @@ def open_storage(path: str) -> Opened | StorageError:
 
 def _open(path: str) -> Opened:
     identify(path)  # by kind first: opening alone can have effects
+    _refuse_pseudo_files(path)
     # O_NONBLOCK: should a FIFO have taken its place meanwhile, opening still returns
     flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     direct = True
@@ -120,6 +132,12 @@ def _open(path: str) -> Opened:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _refuse_pseudo_files(path: str) -> None:
+    found = _Statfs()
+    if _libc.statfs(os.fsencode(path), ctypes.byref(found)) == 0 and found[0] & 0xFFFFFFFF in _PSEUDO:
+        raise OSError(errno.ENOTBLK, "a file of the kernel, no storage", path)
 
 
 def _describe(path: str, fd: int, direct: bool) -> Opened:
@@ -149,7 +167,7 @@ def _ioctl_int(fd: int, request: int) -> int:
 
 
 def _file_system_type(fd: int) -> int:
-    found = (ctypes.c_long * 32)()  # struct statfs: f_type is its first word
+    found = _Statfs()
     if _libc.fstatfs(fd, ctypes.byref(found)) != 0:
         return 0
     return int(found[0]) & 0xFFFFFFFF

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -27,6 +28,8 @@ from holdfast.storage.uring import UringEngine
 
 MAX_OPEN_DEVICES: Final = 1024
 """Devices that a registry holds, lingering ones included; beyond it EMFILE."""
+DESCRIPTORS_SHARE: Final = 4
+"""Not more of them than this part of the files that the process may open: sockets need descriptors too."""
 
 MAX_OPENING_THREADS: Final = 32
 """Threads for opening and closing: apart from those that read and write, so that a hung mount blocks no I/O."""
@@ -103,7 +106,7 @@ class DeviceRegistry:
         """To be made on the running loop; nothing is started before it is needed."""
         self._loop = asyncio.get_running_loop()
         self._linger_s = linger_s
-        self._max_open = max_open
+        self._max_open = min(max_open, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS_SHARE)
         self._threads = ThreadPool(self._loop)
         self._opening_threads = ThreadPool(self._loop, MAX_OPENING_THREADS)
         self._opening: dict[str, Lane] = {}
@@ -116,6 +119,10 @@ class DeviceRegistry:
         self._by_key: dict[Key, _Entry] = {}
         self._entries: dict[Device, _Entry] = {}
         self._writes: dict[tuple[tuple[int, ...], Faults | None], Writes] = {}
+
+    def use_threads_only(self) -> None:
+        """No kernel interface for asynchronous I/O is used for what is opened from now on."""
+        self._aio_is_missing = self._uring_is_missing = True
 
     @property
     def threads(self) -> int:

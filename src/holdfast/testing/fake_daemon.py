@@ -19,19 +19,21 @@ import asyncio
 import os
 import socket
 import struct
-import time
 from collections import defaultdict
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from holdfast.leased import wire
 from holdfast.leased.wire import Command
+from holdfast.testing.fake_lease_commands import LeaseHandlers
+from holdfast.testing.fake_news_commands import NewsCommands
+from holdfast.testing.fake_state import FakeClient, JoinedSpace, now
 from holdfast.testing.fake_storage import MIB, FakeHost, FakeSpace, FakeStorage
 from holdfast.testing.fake_storage_commands import Answer, StorageCommands
 
 SOCKET_NAME = "sanlock.sock"
+EVENT_GOODBYE = struct.pack("=I", 1)
 
 
 class Call(NamedTuple):
@@ -41,36 +43,10 @@ class Call(NamedTuple):
     pid: int
 
 
-@dataclass(slots=True)
-class JoinedSpace:
-    """A lockspace of this daemon. `last_success` None: it renews all the time."""
-
-    name: str
-    host_id: int
-    path: str
-    offset: int
-    io_timeout: int
-    generation: int
-    last_success: int | None = None
-    failing: bool = False
+Handler = Callable[[FakeClient, wire.Header, wire.Payload], Answer]
 
 
-@dataclass(slots=True, eq=False)
-class _Client:
-    """A connection."""
-
-    writer: asyncio.StreamWriter
-    peer_pid: int
-    pid: int = -1
-    name: str = ""
-    restricted: int = 0
-    leases: dict[tuple[str, str], wire.Resource] = field(default_factory=dict)
-
-
-Handler = Callable[[_Client, wire.Header, wire.Payload], Answer]
-
-
-class FakeDaemon(StorageCommands):
+class FakeDaemon(StorageCommands, LeaseHandlers, NewsCommands):
     """The daemon. Use as `async with`; everything may be called while it runs."""
 
     def __init__(self, run_dir: Path | str, storage: FakeStorage | None = None, host_name: str = "fake") -> None:
@@ -82,7 +58,15 @@ class FakeDaemon(StorageCommands):
         """Every request so far."""
         self.daemon_values: dict[str, object] = {"use_watchdog": 0, "uid": os.geteuid(), "gid": os.getegid()}
         """Further pairs of the STATUS reply."""
-        self._clients: list[_Client] = []
+        self.clients: list[FakeClient] = []
+        self.orphans: dict[tuple[str, str], wire.Resource] = {}
+        self.renewals: list[tuple[int, int, int, int, int]] = []
+        self.log_text = ""
+        self.requests: dict[tuple[str, int], tuple[int, int]] = {}
+        self.events: list[tuple[str, wire.HostEvent, int]] = []
+        self.examined: list[tuple[str, str]] = []
+        self.goodbyes = 0
+        self.settings: list[tuple[str, int]] = []
         self._failures: dict[str, list[int]] = defaultdict(list)
         self._delays: dict[str, float] = {}
         self._gate = asyncio.Event()
@@ -129,7 +113,7 @@ class FakeDaemon(StorageCommands):
 
     def drop_connections(self) -> None:
         """Close every connection, as a daemon that was killed."""
-        for client in self._clients:
+        for client in self.clients:
             client.writer.transport.abort()
 
     def join(self, space: str, host_id: int = 1) -> JoinedSpace:
@@ -142,12 +126,12 @@ class FakeDaemon(StorageCommands):
     def rejoin(self, space: str) -> None:
         """As after a restart of the daemon: the generation grows, leases are forgotten."""
         self.spaces[space].generation += 1
-        for client in self._clients:
+        for client in self.clients:
             client.leases.clear()
 
     def stop_renewing(self, space: str) -> None:
         """No renewal succeeds any more."""
-        self.spaces[space].last_success = self._now()
+        self.spaces[space].last_success = now()
 
     def lose(self, space: str) -> None:
         """The lockspace has failed; a real daemon would now begin to kill."""
@@ -155,12 +139,12 @@ class FakeDaemon(StorageCommands):
 
     def take_away(self, space: str, resource: str) -> None:
         """Somebody released this lease behind its holder's back."""
-        for client in self._clients:
+        for client in self.clients:
             client.leases.pop((space, resource), None)
 
     def registered_pids(self) -> list[int]:
         """Processes that are registered now."""
-        return [client.pid for client in self._clients if client.pid > 0]
+        return [client.pid for client in self.clients if client.pid > 0]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a request or a disconnection made `condition` true."""
@@ -172,8 +156,8 @@ class FakeDaemon(StorageCommands):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sock: socket.socket = writer.get_extra_info("socket")
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        client = _Client(writer, struct.unpack("3i", credentials)[0])
-        self._clients.append(client)
+        client = FakeClient(writer, struct.unpack("3i", credentials)[0])
+        self.clients.append(client)
         serving = asyncio.current_task()
         assert serving is not None
         self._serving.add(serving)
@@ -184,13 +168,13 @@ class FakeDaemon(StorageCommands):
             # The client left, in the middle of a request perhaps: the same as a clean end.
             pass
         finally:
-            self._clients.remove(client)
+            self.clients.remove(client)
             for key in list(client.leases):
-                self._release(client, key)
+                self._end_hold(client, key)
             writer.close()
             await self._notify()
 
-    async def _serve_client(self, client: _Client, reader: asyncio.StreamReader) -> None:
+    async def _serve_client(self, client: FakeClient, reader: asyncio.StreamReader) -> None:
         raw = bytearray()
         while True:
             while len(raw) < wire.HEADER_SIZE:
@@ -219,6 +203,11 @@ class FakeDaemon(StorageCommands):
             await self._notify()
             if answer.close and client.pid < 0:
                 return
+            if client.listens_to:
+                # An event descriptor: nothing is read from it any more but the word that it is over, and its end.
+                while part := await reader.read(65536):
+                    self.goodbyes += part == EVENT_GOODBYE
+                return
 
     @staticmethod
     async def _more(reader: asyncio.StreamReader) -> bytes:
@@ -231,68 +220,67 @@ class FakeDaemon(StorageCommands):
         async with self._changed:
             self._changed.notify_all()
 
-    @staticmethod
-    def _now() -> int:
-        return int(time.clock_gettime(time.CLOCK_MONOTONIC))
-
-    def _target(self, client: _Client, header: wire.Header) -> _Client | int:
-        """The client that a lease command acts on, or why not (spec 6.2)."""
-        if header.data2 == wire.SELF_PID:
-            return client if client.pid > 0 else -16
-        return next((other for other in self._clients if other.pid == header.data2), -3)
-
     # Commands about the daemon
 
-    def _do_unknown(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_unknown(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         return Answer(-95)
 
-    def _do_register(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_register(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         client.pid, client.name = client.peer_pid, str(client.peer_pid)
         return Answer(silent=True)
 
-    def _do_restrict(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_restrict(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         client.restricted = header.cmd_flags
         return Answer()
 
-    def _do_killpath(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_killpath(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         return Answer()
 
-    def _do_version(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_version(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         return Answer(0, wire.DAEMON_VERSION)
 
-    def _do_shutdown_wait(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_shutdown_wait(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         if self.spaces and not header.data:
             return Answer(-16)
         self.spaces.clear()
         return Answer()
 
-    def _do_status(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
-        values = {**self.daemon_values, "monotime": self._now(), "version_str": wire.DAEMON_VERSION_TEXT}
+    def _do_shutdown(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
+        if header.data:
+            self.spaces.clear()
+        return Answer(silent=True, close=True)
+
+    def _do_status(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
+        values = {**self.daemon_values, "monotime": now(), "version_str": wire.DAEMON_VERSION_TEXT}
         states = [wire.State(wire.STATE_DAEMON, 0, 0, self.host_name, wire.format_pairs(values.items())).encode()]
-        for other in self._clients:
+        for other in self.clients:
             states.append(wire.State(wire.STATE_CLIENT, other.pid & 0xFFFFFFFF, 0, other.name, "").encode())
         for space in self.spaces.values():
             state = wire.State(wire.STATE_LOCKSPACE, 0, space.host_id, space.name, self._space_text(space))
             lockspace = wire.Lockspace(space.name, space.host_id, 0, wire.Disk(space.path, space.offset))
             states.append(state.encode() + lockspace.encode())
-        for other in self._clients:
+        for other in self.clients:
             for lease in other.leases.values():
                 text = f"list=held flags=0 sector_size=512 align_size={MIB} lver={lease.lver}"
                 state = wire.State(wire.STATE_RESOURCE, other.pid, lease.lver, lease.name, text)
                 states.append(state.encode() + lease._replace(lver=0).encode_with_disks())
+        for orphan in self.orphans.values():
+            state = wire.State(wire.STATE_RESOURCE, 0, orphan.lver, orphan.name, "list=orphan flags=0")
+            states.append(state.encode() + orphan._replace(lver=0).encode_with_disks())
         return Answer(body=b"".join(states), close=True)
 
     def _space_text(self, space: JoinedSpace) -> str:
         failing = int(space.failing)
         pairs = {
             "list": "spaces",
+            "space_id": list(self.spaces).index(space.name) + 1,
             "io_timeout": space.io_timeout,
             "align_size": MIB,
             "host_generation": space.generation,
             "renew_fail": failing,
             "space_dead": failing,
             "killing_pids": failing,
-            "renewal_last_success": self._now() if space.last_success is None else space.last_success,
+            "renewal_last_success": now() if space.last_success is None else space.last_success,
         }
         return wire.format_pairs(pairs.items())
 
@@ -301,12 +289,12 @@ class FakeDaemon(StorageCommands):
     def _join(self, found: FakeSpace, host_id: int, path: str, offset: int, io_timeout: int) -> JoinedSpace:
         before = found.hosts.get(host_id)
         generation = before.generation + 1 if before else 1
-        found.hosts[host_id] = FakeHost(self.host_name, generation, self._now())
+        found.hosts[host_id] = FakeHost(self.host_name, generation, now())
         joined = JoinedSpace(found.name, host_id, path, offset, io_timeout or found.io_timeout, generation)
         self.spaces[found.name] = joined
         return joined
 
-    def _do_add_lockspace(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_add_lockspace(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         assert payload.lockspace is not None
         name, host_id, _, disk = payload.lockspace
         if name in self.spaces:
@@ -322,23 +310,24 @@ class FakeDaemon(StorageCommands):
         self._join(found, host_id, disk.path, disk.offset, header.data)
         return Answer()
 
-    def _do_inq_lockspace(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_inq_lockspace(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         assert payload.lockspace is not None
         return Answer(0 if payload.lockspace.name in self.spaces else -2)
 
-    def _do_rem_lockspace(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_rem_lockspace(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         assert payload.lockspace is not None
         space = self.spaces.get(payload.lockspace.name)
         if space is None:
             return Answer(-2)
-        used = any(key[0] == space.name for other in self._clients for key in other.leases)
+        used = any(key[0] == space.name for other in self.clients for key in other.leases)
         if used and header.cmd_flags & wire.REM_UNUSED:
             return Answer(-16)
         del self.spaces[space.name]
+        self.end_events(space.name)
         self.storage.spaces[space.path, space.offset].hosts[space.host_id].timestamp = 0
         return Answer()
 
-    def _do_get_lockspaces(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_get_lockspaces(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         found = [
             wire.Lockspace(space.name, space.host_id, 0, wire.Disk(space.path, space.offset)).encode()
             for space in self.spaces.values()
@@ -352,20 +341,20 @@ class FakeDaemon(StorageCommands):
             return None
         return space, self.storage.spaces[space.path, space.offset].hosts
 
-    def _do_get_hosts(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_get_hosts(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         found = self._hosts_of(payload)
         if found is None:
             return Answer(-2, close=True)
         space, hosts = found
         wanted = payload.lockspace.host_id if payload.lockspace else 0
         entries = [
-            wire.Host(host_id, host.generation, host.timestamp, space.io_timeout, wire.HOST_LIVE).encode()
+            wire.Host(host_id, host.generation, host.timestamp, space.io_timeout, host.life).encode()
             for host_id, host in sorted(hosts.items())
             if host.timestamp and wanted in (0, host_id)
         ]
         return Answer(0, len(entries), b"".join(entries), close=True)
 
-    def _do_host_status(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
+    def _do_host_status(self, client: FakeClient, header: wire.Header, payload: wire.Payload) -> Answer:
         found = self._hosts_of(payload)
         if found is None:
             return Answer(-28, close=True)
@@ -373,8 +362,8 @@ class FakeDaemon(StorageCommands):
         states = []
         for host_id, host in sorted(hosts.items()):
             pairs = {
-                "last_check": self._now(),
-                "last_live": host.timestamp,
+                "last_check": now(),
+                "last_live": now() - host.silent_s,
                 "owner_generation": host.generation,
                 "io_timeout": space.io_timeout,
                 "owner_name": host.name,
@@ -382,101 +371,3 @@ class FakeDaemon(StorageCommands):
             text = wire.format_pairs(pairs.items())
             states.append(wire.State(wire.STATE_HOST, host_id, host.timestamp, "", text).encode())
         return Answer(body=b"".join(states), close=True)
-
-    # Leases
-
-    def _do_acquire(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
-        target = self._target(client, header)
-        if isinstance(target, int):
-            return Answer(target)
-        taken: list[tuple[str, str]] = []
-        for wanted in payload.resources:
-            result = self._acquire(target, wanted)
-            if result:
-                for key in taken:
-                    self._release(target, key)
-                return Answer(result)
-            taken.append((wanted.lockspace_name, wanted.name))
-        if payload.options is not None:
-            target.name = payload.options.owner_name
-        return Answer()
-
-    def _acquire(self, client: _Client, wanted: wire.Resource) -> int:
-        key = (wanted.lockspace_name, wanted.name)
-        space = self.spaces.get(wanted.lockspace_name)
-        if space is None or space.failing:
-            return -28
-        shared = bool(wanted.flags & wire.RES_SHARED)
-        for other in self._clients:
-            held = other.leases.get(key)
-            if held is not None and not (shared and held.flags & wire.RES_SHARED):
-                return -17
-        disk = wanted.disks[0]
-        resource = self.storage.resources.get((disk.path, disk.offset))
-        if resource is None:
-            return -223
-        if (resource.space, resource.name) != key:
-            return -227
-        if wanted.flags & wire.RES_LVER and wanted.lver != resource.lver:
-            return -240
-        others = {host_id for host_id in resource.shared if host_id != space.host_id}
-        if resource.owner not in (0, space.host_id):
-            return -243
-        if others and not shared:
-            return -11
-        if shared:
-            resource.shared[space.host_id] = space.generation
-        else:
-            resource.lver += 1
-            resource.owner, resource.generation = space.host_id, space.generation
-            resource.timestamp = self._now()
-        client.leases[key] = wanted._replace(lver=resource.lver, flags=wire.RES_SHARED if shared else 0)
-        return 0
-
-    def _release(self, client: _Client, key: tuple[str, str]) -> int:
-        held = client.leases.pop(key, None)
-        if held is None:
-            return -1
-        space = self.spaces.get(key[0])
-        resource = self.storage.resources.get((held.disks[0].path, held.disks[0].offset))
-        if space is not None and not space.failing and resource is not None:
-            if held.flags & wire.RES_SHARED:
-                if not any(key in other.leases for other in self._clients):
-                    resource.shared.pop(space.host_id, None)
-            else:
-                resource.owner = resource.timestamp = 0
-        return 0
-
-    def _do_release(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
-        target = self._target(client, header)
-        if isinstance(target, int):
-            return Answer(target)
-        keys = [(lease.lockspace_name, lease.name) for lease in payload.resources]
-        if header.cmd_flags & wire.RELEASE_ALL:
-            keys = list(target.leases)
-        return Answer(min([self._release(target, key) for key in keys], default=0))
-
-    def _do_inquire(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
-        target = self._target(client, header)
-        if isinstance(target, int):
-            return Answer(target)
-        if not target.leases:
-            return Answer()
-        try:
-            text = wire.args_to_state(target.leases.values())
-        except wire.FormatError as error:
-            return Answer(error.code, len(target.leases))
-        return Answer(0, len(target.leases), text.encode() + b"\0")
-
-    def _do_convert(self, client: _Client, header: wire.Header, payload: wire.Payload) -> Answer:
-        target = self._target(client, header)
-        if isinstance(target, int):
-            return Answer(target)
-        wanted = payload.resources[0]
-        held = target.leases.get((wanted.lockspace_name, wanted.name))
-        if held is None:
-            return Answer(-2)
-        if held.flags & wire.RES_SHARED == wanted.flags & wire.RES_SHARED:
-            return Answer(-114)
-        self._release(target, (held.lockspace_name, held.name))
-        return Answer(self._acquire(target, held._replace(flags=wanted.flags & wire.RES_SHARED, lver=0)))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from holdfast.leased import wire
+
 MIB = 1 << 20
 Place = tuple[str, int]
 """Path and byte offset."""
@@ -23,11 +25,13 @@ class FakeSpace:
 
 @dataclass(slots=True)
 class FakeHost:
-    """An owner of a host id. `timestamp` 0: it left."""
+    """An owner of a host id. `timestamp` 0: it left. `life` and `silent_s`: what a daemon says of it."""
 
     name: str
     generation: int
     timestamp: int
+    life: int = wire.HOST_LIVE
+    silent_s: int = 0
 
 
 @dataclass(slots=True)

@@ -86,11 +86,14 @@ class StorageCommands:
         return Answer()
 
     def _index_answer(
-        self, payload: wire.Payload, action: Callable[[FakeIndex, wire.Rindex, wire.Rentry], wire.Rentry | int]
+        self,
+        header: wire.Header,
+        payload: wire.Payload,
+        action: Callable[[FakeIndex, wire.Rindex, wire.Rentry], wire.Rentry | int],
     ) -> Answer:
         assert payload.rindex is not None
         assert payload.rentry is not None
-        if payload.rindex.lockspace_name not in self.joined():
+        if payload.rindex.lockspace_name not in self.joined() and not header.cmd_flags & wire.RINDEX_NO_LOCKSPACE:
             return Answer(-2, 0, payload.rentry.encode())
         index = self.storage.indexes.get((payload.rindex.disk.path, payload.rindex.disk.offset))
         found = -274 if index is None else action(index, payload.rindex, payload.rentry)
@@ -106,7 +109,7 @@ class StorageCommands:
             offsets = [offset for offset, name in sorted(index.names.items()) if name == entry.name]
             return wire.Rentry(entry.name, offsets[0]) if offsets else -2
 
-        return self._index_answer(payload, look)
+        return self._index_answer(header, payload, look)
 
     def _do_create_resource(self, client: object, header: wire.Header, payload: wire.Payload) -> Answer:
         def create(index: FakeIndex, where: wire.Rindex, entry: wire.Rentry) -> wire.Rentry | int:
@@ -115,7 +118,7 @@ class StorageCommands:
             self.storage.make_resource(index.space, entry.name, where.disk.path, offset)
             return wire.Rentry("", offset)
 
-        return self._index_answer(payload, create)
+        return self._index_answer(header, payload, create)
 
     def _do_delete_resource(self, client: object, header: wire.Header, payload: wire.Payload) -> Answer:
         def delete(index: FakeIndex, where: wire.Rindex, entry: wire.Rentry) -> wire.Rentry | int:
@@ -126,4 +129,27 @@ class StorageCommands:
             self.storage.resources.pop((where.disk.path, offset), None)
             return wire.Rentry()
 
-        return self._index_answer(payload, delete)
+        return self._index_answer(header, payload, delete)
+
+    def _do_update_rindex(self, client: object, header: wire.Header, payload: wire.Payload) -> Answer:
+        def update(index: FakeIndex, where: wire.Rindex, entry: wire.Rentry) -> wire.Rentry | int:
+            if header.cmd_flags & wire.RINDEX_REM:
+                index.names.pop(entry.offset, None)
+                return wire.Rentry()
+            index.names[entry.offset] = entry.name
+            return entry
+
+        return self._index_answer(header, payload, update)
+
+    def _do_rebuild_rindex(self, client: object, header: wire.Header, payload: wire.Payload) -> Answer:
+        assert payload.rindex is not None
+        place = (payload.rindex.disk.path, payload.rindex.disk.offset)
+        index = self.storage.indexes.get(place)
+        if index is None:
+            return Answer(-274)
+        index.names = {
+            offset: found.name
+            for (path, offset), found in self.storage.resources.items()
+            if path == place[0] and found.space == index.space
+        }
+        return Answer()

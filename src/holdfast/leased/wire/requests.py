@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from holdfast.leased.wire.constants import (
@@ -116,71 +117,109 @@ def _killpath_field(text: str) -> bytes:
     return raw.ljust(KILLPATH_SIZE, b"\0")
 
 
-def take_payload(header: Header, raw: ReadableBytes, at: int = 0) -> tuple[Payload, int] | None:
+Taken = tuple[Payload, int] | None
+
+
+def take_payload(header: Header, raw: ReadableBytes, at: int = 0) -> Taken:
     """The payload of a request whose header was taken, and where it ends; None when more bytes are needed.
 
     Unknown commands and those without payload take nothing. Raises DiskCountError. The number of resources is
     `header.data`: the caller refuses what it does not want to collect (spec 7.1) *before* it calls.
     """
-    cmd = header.cmd
-    have = len(raw) - at
-    if cmd == Command.ACQUIRE:
-        resources = []
-        for _ in range(header.data):
-            taken = take_resource(raw, at)
-            if taken is None:
-                return None
-            resources.append(taken[0])
-            at = taken[1]
-        if len(raw) - at < OPTIONS_SIZE:
-            return None
-        return Payload(tuple(resources), decode_options(raw, at)), at + OPTIONS_SIZE
-    if cmd == Command.RELEASE:
-        count = release_count(header)
-        end = at + count * RESOURCE_SIZE
-        if len(raw) < end:
-            return None
-        return Payload(tuple([decode_resource(raw, start) for start in range(at, end, RESOURCE_SIZE)])), end
-    if cmd in _LOCKSPACE_COMMANDS:
-        if have < LOCKSPACE_SIZE:
-            return None
-        return Payload(lockspace=decode_lockspace(raw, at)), at + LOCKSPACE_SIZE
-    if cmd in _ONE_LEASE_COMMANDS:
+    take = _TAKERS.get(header.cmd)
+    return (EMPTY_PAYLOAD, at) if take is None else take(header, raw, at)
+
+
+def _take_acquire(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    resources = []
+    for _ in range(header.data):
         taken = take_resource(raw, at)
-        return None if taken is None else (Payload((taken[0],)), taken[1])
-    if cmd in _ONE_RESOURCE_COMMANDS:
-        if have < RESOURCE_SIZE:
+        if taken is None:
             return None
-        return Payload((decode_resource(raw, at),)), at + RESOURCE_SIZE
-    if cmd == Command.SET_LVB:
-        size = RESOURCE_SIZE + lvb_length(header)
-        if have < size:
-            return None
-        value = bytes(raw[at + RESOURCE_SIZE : at + size])
-        return Payload((decode_resource(raw, at),), value=value), at + size
-    if cmd in _EVENT_COMMANDS:
-        if have < LOCKSPACE_SIZE + HOST_EVENT_SIZE:
-            return None
-        event = decode_host_event(raw, at + LOCKSPACE_SIZE)
-        return Payload(lockspace=decode_lockspace(raw, at), event=event), at + LOCKSPACE_SIZE + HOST_EVENT_SIZE
-    if cmd == Command.ALIGN:
-        return None if have < DISK_SIZE else (Payload(disk=decode_disk(raw, at)), at + DISK_SIZE)
-    if cmd == Command.KILLPATH:
-        if have < 2 * KILLPATH_SIZE:
-            return None
-        middle = at + KILLPATH_SIZE
-        end = middle + KILLPATH_SIZE
-        # Each is cut to 127 bytes (spec 6.1).
-        path, args = decode_text(bytes(raw[at : middle - 1])), decode_text(bytes(raw[middle : end - 1]))
-        return Payload(killpath=path, killargs=args), end
-    if cmd in _RINDEX_COMMANDS:
-        return None if have < RINDEX_SIZE else (Payload(rindex=decode_rindex(raw, at)), at + RINDEX_SIZE)
-    if cmd in _RENTRY_COMMANDS:
-        if have < RINDEX_SIZE + RENTRY_SIZE:
-            return None
-        entry = decode_rentry(raw, at + RINDEX_SIZE)
-        return Payload(rindex=decode_rindex(raw, at), rentry=entry), at + RINDEX_SIZE + RENTRY_SIZE
-    return EMPTY_PAYLOAD, at
+        resources.append(taken[0])
+        at = taken[1]
+    if len(raw) - at < OPTIONS_SIZE:
+        return None
+    return Payload(tuple(resources), decode_options(raw, at)), at + OPTIONS_SIZE
+
+
+def _take_release(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    end = at + release_count(header) * RESOURCE_SIZE
+    if len(raw) < end:
+        return None
+    return Payload(tuple([decode_resource(raw, start) for start in range(at, end, RESOURCE_SIZE)])), end
+
+
+def _take_lockspace(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    if len(raw) - at < LOCKSPACE_SIZE:
+        return None
+    return Payload(lockspace=decode_lockspace(raw, at)), at + LOCKSPACE_SIZE
+
+
+def _take_lease(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    taken = take_resource(raw, at)
+    return None if taken is None else (Payload((taken[0],)), taken[1])
+
+
+def _take_one_resource(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    if len(raw) - at < RESOURCE_SIZE:
+        return None
+    return Payload((decode_resource(raw, at),)), at + RESOURCE_SIZE
+
+
+def _take_lvb(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    size = RESOURCE_SIZE + lvb_length(header)
+    if len(raw) - at < size:
+        return None
+    value = bytes(raw[at + RESOURCE_SIZE : at + size])
+    return Payload((decode_resource(raw, at),), value=value), at + size
+
+
+def _take_event(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    if len(raw) - at < LOCKSPACE_SIZE + HOST_EVENT_SIZE:
+        return None
+    event = decode_host_event(raw, at + LOCKSPACE_SIZE)
+    return Payload(lockspace=decode_lockspace(raw, at), event=event), at + LOCKSPACE_SIZE + HOST_EVENT_SIZE
+
+
+def _take_disk(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    return None if len(raw) - at < DISK_SIZE else (Payload(disk=decode_disk(raw, at)), at + DISK_SIZE)
+
+
+def _take_killpath(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    if len(raw) - at < 2 * KILLPATH_SIZE:
+        return None
+    middle = at + KILLPATH_SIZE
+    end = middle + KILLPATH_SIZE
+    # Each is cut to 127 bytes (spec 6.1).
+    path, args = decode_text(bytes(raw[at : middle - 1])), decode_text(bytes(raw[middle : end - 1]))
+    return Payload(killpath=path, killargs=args), end
+
+
+def _take_rindex(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    return None if len(raw) - at < RINDEX_SIZE else (Payload(rindex=decode_rindex(raw, at)), at + RINDEX_SIZE)
+
+
+def _take_rentry(header: Header, raw: ReadableBytes, at: int) -> Taken:
+    if len(raw) - at < RINDEX_SIZE + RENTRY_SIZE:
+        return None
+    entry = decode_rentry(raw, at + RINDEX_SIZE)
+    return Payload(rindex=decode_rindex(raw, at), rentry=entry), at + RINDEX_SIZE + RENTRY_SIZE
+
+
+_TAKERS: Final[dict[int, Callable[[Header, ReadableBytes, int], Taken]]] = {
+    Command.ACQUIRE: _take_acquire,
+    Command.RELEASE: _take_release,
+    Command.SET_LVB: _take_lvb,
+    Command.ALIGN: _take_disk,
+    Command.KILLPATH: _take_killpath,
+    **dict.fromkeys(_LOCKSPACE_COMMANDS, _take_lockspace),
+    **dict.fromkeys(_ONE_LEASE_COMMANDS, _take_lease),
+    **dict.fromkeys(_ONE_RESOURCE_COMMANDS, _take_one_resource),
+    **dict.fromkeys(_EVENT_COMMANDS, _take_event),
+    **dict.fromkeys(_RINDEX_COMMANDS, _take_rindex),
+    **dict.fromkeys(_RENTRY_COMMANDS, _take_rentry),
+}
 
 
 def release_count(header: Header) -> int:

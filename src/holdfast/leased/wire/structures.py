@@ -100,7 +100,12 @@ class Disk(NamedTuple):
 
 def decode_disk(raw: ReadableBytes, offset: int = 0) -> Disk:
     path, position, pad1, pad2 = _DISK.unpack_from(raw, offset)
-    return Disk(decode_text(path), position, pad1, pad2)
+    return Disk(_decode_path(path), position, pad1, pad2)
+
+
+def _decode_path(raw: bytes) -> str:
+    """A path without its NUL is none: cut, it would name something else, and in full no reply could carry it."""
+    return decode_text(raw) if 0 in raw else ""
 
 
 class Resource(NamedTuple):
@@ -169,7 +174,7 @@ class Lockspace(NamedTuple):
 
 def decode_lockspace(raw: ReadableBytes, offset: int = 0) -> Lockspace:
     name, host_id, flags, _, path, position, pad1, pad2 = _LOCKSPACE.unpack_from(raw, offset)
-    return Lockspace(decode_text(name), host_id, flags, Disk(decode_text(path), position, pad1, pad2))
+    return Lockspace(decode_text(name), host_id, flags, Disk(_decode_path(path), position, pad1, pad2))
 
 
 class Options(NamedTuple):
@@ -246,7 +251,7 @@ class Rindex(NamedTuple):
 
 def decode_rindex(raw: ReadableBytes, offset: int = 0) -> Rindex:
     flags, max_resources, unused, name, path, position, pad1, pad2 = _RINDEX.unpack_from(raw, offset)
-    return Rindex(flags, max_resources, unused, decode_text(name), Disk(decode_text(path), position, pad1, pad2))
+    return Rindex(flags, max_resources, unused, decode_text(name), Disk(_decode_path(path), position, pad1, pad2))
 
 
 class Rentry(NamedTuple):

@@ -1,0 +1,50 @@
+"""Names for shell completion: asks the daemon once, with little patience and without an event loop.
+
+A TAB must not hang and must not print errors: whatever goes wrong means that no names are known.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from holdfast.client.locations import SOCKET_NAME, run_dir
+from holdfast.leased import wire
+
+PATIENCE_S = 0.5
+MAX_BYTES = 4 << 20
+UP_TO_LOCKSPACES = 3
+
+
+def known_names(kind: str) -> list[str]:
+    """`spaces`: lockspaces that are joined; `leases`: SPACE: of each, and SPACE:RESOURCE of what is held here."""
+    try:
+        items = wire.decode_status_items(_status(UP_TO_LOCKSPACES if kind == "spaces" else 4))
+    except (OSError, ValueError):
+        return []
+    spaces = sorted({item.lockspace.name for item in items if item.lockspace is not None})
+    if kind == "spaces":
+        names = spaces
+    else:
+        held = {
+            f"{item.resource.lockspace_name}:{item.resource.name}" for item in items if item.resource is not None
+        }
+        names = [f"{space}:" for space in spaces] + sorted(held)
+    # Shells split what they get at blanks, and control characters would reach the terminal.
+    return [name for name in names if name.isprintable() and " " not in name]
+
+
+def _status(sections: int) -> bytes:
+    deadline = time.monotonic() + PATIENCE_S
+    parts = bytearray()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(run_dir() / SOCKET_NAME))
+        sock.sendall(wire.encode_request(wire.Command.STATUS, data=sections))
+        while part := sock.recv(65536):
+            parts += part
+            left = deadline - time.monotonic()
+            if left <= 0 or len(parts) > MAX_BYTES:
+                raise TimeoutError
+            sock.settimeout(left)
+    return bytes(parts[wire.HEADER_SIZE :])

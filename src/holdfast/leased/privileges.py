@@ -1,0 +1,105 @@
+"""What the daemon's process takes and gives up: limits, user and group, memory, priority (spec lease-wire 2, 16).
+
+Nothing here but the change of user may keep the daemon from serving: each failure is one log line. What survives
+that change, so that a daemon that is not root any more can still end processes of any user, is in `capabilities`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+from typing import Final
+
+from holdfast.leased import capabilities
+from holdfast.leased.options import DaemonOptions
+
+log = logging.getLogger(__name__)
+
+OOM_SCORE: Final = -1000
+"""Never chosen by the OOM killer: its death would cost the host."""
+
+_PR_SET_DUMPABLE: Final = 4
+_MCL_CURRENT: Final = 1
+_MCL_FUTURE: Final = 2
+_LIMITS: Final = ("RLIMIT_MEMLOCK", "RLIMIT_RTPRIO", "RLIMIT_CORE")
+
+
+def raise_limits(options: DaemonOptions) -> None:
+    """Memory to lock, real-time priority and core files without limit for root; as many descriptors as allowed."""
+    for name in (*_LIMITS, "RLIMIT_NOFILE"):
+        number = getattr(resource, name)
+        _, hard = resource.getrlimit(number)
+        unlimited = options.privileged and os.geteuid() == 0 and name in _LIMITS
+        try:
+            wanted = resource.RLIM_INFINITY if unlimited else hard
+            resource.setrlimit(number, (wanted, wanted))
+        except (OSError, ValueError) as error:
+            log.warning("cannot set the limits for %s: %s", name, error)
+            try:
+                resource.setrlimit(number, (hard, hard))
+            except (OSError, ValueError):
+                pass  # It stays as it was.
+
+
+def change_user(options: DaemonOptions) -> None:
+    """Become the configured user and group. OSError: the caller must not go on as somebody else."""
+    if os.geteuid() != 0 or not options.privileged or not (options.uid or options.gid):
+        return
+    if options.gid:
+        os.setgroups(_groups(options.uid, options.gid))
+        os.setgid(options.gid)
+    if options.uid:
+        try:
+            capabilities.keep_over_setuid()
+            os.setuid(options.uid)
+            capabilities.reduce_to_killing()
+        except OSError as error:
+            os.setuid(options.uid)
+            # Root in a container may lack what it would keep.
+            log.error(
+                "degraded: only the first helper can signal processes of other users, its successors cannot: %s",
+                error,
+            )
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _groups(uid: int | None, gid: int) -> list[int]:
+    """The supplementary groups that go with the user (Debian's `sanlock` is in `disk`)."""
+    import pwd
+
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid or 0).pw_name, gid)
+    except KeyError:
+        return [gid]
+
+
+def protect_from_oom_killer() -> None:
+    """To be called as root."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(OOM_SCORE))
+    except OSError as error:
+        log.info("OOM score stays: %s", error.strerror)
+
+
+def raise_priority(options: DaemonOptions) -> None:
+    """SCHED_RR at the highest priority; children start without it."""
+    if not options.high_priority:
+        return
+    try:
+        highest = os.sched_param(os.sched_get_priority_max(os.SCHED_RR))
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, highest)
+    except OSError as error:
+        log.error("set scheduler RR|RESET_ON_FORK priority failed: %s", error.strerror)
+
+
+def lock_memory(options: DaemonOptions) -> None:
+    """Level 1 what is mapped now, from 2 on what will be mapped too."""
+    if options.mlock_level <= 0:
+        return
+    flags = _MCL_CURRENT | (_MCL_FUTURE if options.mlock_level > 1 else 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mlockall(flags):
+        log.error("mlockall failed: %s", os.strerror(ctypes.get_errno()))

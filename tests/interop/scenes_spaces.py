@@ -138,6 +138,32 @@ def joining(t: Transcript) -> None:
     t.record(f"= renewal, first lines\n{keys}\n{history[0].split()[1:]}")
 
 
+def undone(t: Transcript) -> None:
+    """A lockspace that is removed while it is being joined."""
+    t.file("ls", 1)
+    t.cli("client init -s LS:0:{d}/ls:0 -o 1")
+    answers: list[str] = []
+
+    def add() -> None:
+        answer = t.host.cli("client", "add_lockspace", "-s", _place(t, LS), "-o", "1")
+        answers.append(f"{answer.output}[{answer.status}]")
+
+    joining = threading.Thread(target=add)
+    joining.start()
+    wait_until(
+        lambda: t.host.cli("client", "inq_lockspace", "-s", _place(t, LS)).output.endswith("-115\n"),
+        f"{t.host.name} joins",
+    )
+    t.cli("client rem_lockspace -s LS:2:{d}/ls:0")
+    t.cli("client rem_lockspace -s " + LS)
+    joining.join()
+    t.record(f"= the add that was undone\n{answers[0]}")
+    t.cli("client inq_lockspace -s " + LS)
+    t.cli("client rem_lockspace -s " + LS)
+    t.cli("client gets")
+    t.cli("client status")
+
+
 def _place(t: Transcript, text: str) -> str:
     return text.replace("{d}", str(t.directory))
 

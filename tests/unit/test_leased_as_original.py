@@ -170,6 +170,9 @@ def test_index_entries_that_do_not_fit(tmp_path: Path) -> None:
             assert await ask(Command.UPDATE_RINDEX, entry, both) == (0, Rentry())
             assert (await ask(Command.LOOKUP_RINDEX, Rentry("a")))[0] == -2
             assert await ask(Command.DELETE_RESOURCE, Rentry("", 2 * MIB)) == (-2, Rentry())
+            elsewhere = index._replace(disk=Disk(str(tmp_path)), lockspace_name="NONE")
+            body = elsewhere.encode() + entry.encode()
+            assert (await host.once(Command.LOOKUP_RINDEX, body))[0].data == -21, "before the missing lockspace"
 
     asyncio.run(main())
 

@@ -116,9 +116,14 @@ first steps:
   holdfast run --lease web:primary -- ./server                       use a lease
 """
 
+WATCHDOG: dict[str, Entry] = {
+    "daemon": Entry("run the watchdog daemon (wdmd-compatible)", "holdfast.cli.watchdog_daemon"),
+}
+
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
+    "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

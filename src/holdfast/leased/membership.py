@@ -103,7 +103,7 @@ async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Ta
             client.kill_count += 1
             log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
             if client.process is not None:
-                client.process.signal(signal.SIGKILL)
+                daemon.send_signal(client.process, signal.SIGKILL)
         await daemon.clock.sleep(ROUND_S)
     try:
         await _leave(daemon, space, renewing)

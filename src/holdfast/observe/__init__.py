@@ -1,0 +1,1 @@
+"""What happened, for whoever asks afterwards: the flight recorder and its reader."""

@@ -1,0 +1,1 @@
+"""The watchdog daemon: one owner of /dev/watchdog for many clients, wdmd-compatible (spec watchdog)."""

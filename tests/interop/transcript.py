@@ -12,6 +12,7 @@ from tests.interop.hosts import CALL_LIMIT_S, Host, new_file, wait_until
 
 MIB = 1 << 20
 
+SETTLING_LOOKS: Final = 50
 OWN_NUMBERS: Final = (
     *("fd", "ci", "monotime"),
     *("acquire_last_attempt", "acquire_last_success", "renewal_last_attempt", "renewal_last_success"),
@@ -71,6 +72,11 @@ class Transcript:
 
     def _details(self, part: str) -> None:
         answer = self.host.cli("client", "status", "-D")
+        for _ in range(SETTLING_LOOKS):
+            # The original resumes a connection some time after it has sent the reply.
+            if "suspend=1" not in answer.output:
+                break
+            answer = self.host.cli("client", "status", "-D")
         daemon, _, rest = answer.output.partition("\np ")
         shown = daemon if part == "daemon" else f"p {rest}"
         self.record(f"$ sanlock client status -D ({part})\n{shown}\n[{answer.status}]")

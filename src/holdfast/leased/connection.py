@@ -40,6 +40,8 @@ So is one whose last header was bad, since it waits for an answer that never com
 
 E2BIG: Final = -7
 ENOMEM: Final = -12
+ALWAYS_WITH_RESOURCE: Final = (Command.READ_RESOURCE, Command.READ_RESOURCE_OWNERS)
+"""Their clients read a resource behind every result (spec section 4)."""
 
 Reply = bytes | None
 
@@ -292,7 +294,10 @@ class Connection:
         try:
             taken = wire.take_payload(header, self._in, payload_at)
         except wire.DiskCountError as error:
-            self._refuse(header, error.code, payload_at)
+            body = b""
+            if header.cmd in ALWAYS_WITH_RESOURCE:
+                body = bytes(self._in[payload_at : payload_at + wire.RESOURCE_SIZE])
+            self._refuse(header, error.code, payload_at, body)
             return True
         if taken is None:
             if header.cmd == Command.RELEASE and not self._reserve(
@@ -321,11 +326,11 @@ class Connection:
             self._reserved = size
         return True
 
-    def _refuse(self, header: Header, result: int, payload_at: int) -> None:
+    def _refuse(self, header: Header, result: int, payload_at: int, body: bytes = b"") -> None:
         """Answer without having read the payload: what it declared is dropped first, as far as it comes soon."""
         self._at = payload_at
         self._discard_left = max(header.length - wire.HEADER_SIZE, 0)
-        self._refusal = wire.encode_reply(header, result)
+        self._refusal = wire.encode_reply(header, result, body=body)
 
     def _discard(self) -> bool:
         """True when the refusal went out and the next header may be looked at."""

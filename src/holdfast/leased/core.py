@@ -489,15 +489,14 @@ class LeaseDaemon:
         """A complete request. Most are answered before this returns."""
         assert isinstance(verdict, Entry)
         client = connection.client
-        if verdict.shown_as and not client.registered:
+        if verdict.shown_as:
             client.name = verdict.shown_as
         if verdict.context is Context.REGISTERED:
             call = Call(connection, header, payload, self._target(connection, header))
             call.target.cmd_active = header.cmd
-            call.target.cmd_last = header.cmd
         else:
             call = Call(connection, header, payload, client)
-            if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
+            if verdict.context is Context.WORKER and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
         if self.options.debug_cmds >> header.cmd & 1:
             self.log_ring.note(
@@ -507,7 +506,7 @@ class LeaseDaemon:
             reply = self._answer(verdict, call)
             if reply is not None:
                 connection.reply(reply, close=verdict.close_after_reply)
-            elif verdict.close_after_reply and not client.registered:
+            elif verdict.close_after_reply and not client.registered and not connection.detached:
                 self.connection_lost(connection)
             return
         connection.suspend()

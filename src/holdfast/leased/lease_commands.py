@@ -163,7 +163,8 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
                 Target(local.device, disk.offset, wanted.name),
                 AcquireOptions(
                     shared=local.shared,
-                    lver=wanted.lver if wanted.flags & wire.RES_LVER else None,
+                    # 0 asks for no particular version, flag or not, as in the original.
+                    lver=wanted.lver or None if wanted.flags & wire.RES_LVER else None,
                     num_hosts=wanted.data32 if wanted.flags & wire.RES_NUM_HOSTS else None,
                     owner_nowait=bool(flags & wire.ACQUIRE_OWNER_NOWAIT),
                     lvb=bool(flags & wire.ACQUIRE_LVB),
@@ -409,7 +410,8 @@ def inquire(daemon: LeaseDaemon, call: Call) -> bytes:
     try:
         text = wire.args_to_state(token.local.shown_resource() for token in held)
     except wire.FormatError as error:
-        return wire.encode_reply(call.header, error.code, len(held))
+        # An empty string follows: without it libsanlock does not look at the count.
+        return wire.encode_reply(call.header, error.code, len(held), b"\0")
     body = text.encode("utf-8", "surrogateescape") + b"\0"
     return wire.encode_reply(call.header, 0, len(held), body)
 

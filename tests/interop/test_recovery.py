@@ -95,7 +95,7 @@ def test_what_everybody_receives(runs: Runs, who: str) -> None:
     timeline = side(runs, "storage lost", who)
     received = {role: collapsed(timeline.of(role)) for role in EXPECTED}
     if who == "sanlock" and received[recovery.RELEASES][-1:] == ("TERM",):
-        # Its helper may still have one in its pipe when the leases are released (spec 21 no. 28). Ours has no pipe.
+        # Its helper may still have one in its pipe when the leases are released (spec 21 no. 28). Ours has none.
         received[recovery.RELEASES] = received[recovery.RELEASES][:-1]
     assert received == EXPECTED
     require_invariants(timeline, recovery.SCENARIOS["storage lost"].roles)

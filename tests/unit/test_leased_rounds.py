@@ -62,13 +62,14 @@ class Bed:
         self.forced_shutdown = False
         self.flight = FlightNotes(NoRecorder())
         self.leases = LeaseTable()
-        self.helper = self.alarm = self
+        self.helper = self.alarm = self.record = self
+        self.recorded: list[str] = []
         self.pings: list[float] = []
         self.killpath_works = True
         self.spaces = [self.make_space("LS")]
         self._count = 0
 
-    # The parts of LeaseDaemon, Helper and Alarm that `_watch` uses.
+    # The parts of LeaseDaemon, Helper, Alarm and RunRecord that `_watch` uses.
     def ping(self) -> None:
         self.pings.append(self.clock.now() - T0)
 
@@ -77,6 +78,9 @@ class Bed:
 
     def forget(self, space: Space) -> None:
         pass
+
+    def failed(self, space: Space) -> None:
+        self.recorded.append(space.name)
 
     def send_signal(self, process: Process, number: int) -> int:
         return process.signal(number)

@@ -111,7 +111,7 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
         priority.lock_memory(options.mlock_level)
         if options.high_priority:
             priority.become_real_time()
-        listener = listen(options)
+        listener = daemon.service.take_listener(options.socket_path) or listen(options)
         gc.collect()
         gc.freeze()
         asyncio.run(_serve(daemon, listener, helper, starter))

@@ -181,6 +181,11 @@ class Helper:
         if not self._ask(request):
             self._do_ourselves(request)
 
+    def write_sysfs(self, path: str, number: int) -> bool:
+        """A number into a file below /sys that the kernel refused to us; whether the helper was asked."""
+        request = self._request(Kind.WRITE_SYSFS, PROGRAM_VALID_MS)
+        return self._ask(request._replace(path=path, args=str(number)))
+
     def ping(self) -> None:
         """Somebody will soon need it: see whether it works, so that it is replaced in time if not."""
         if not self._asked:

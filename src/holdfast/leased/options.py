@@ -96,6 +96,8 @@ class DaemonOptions:
     """Path of the flight recorder; None: what happened before a reset is not recorded."""
     storage_faults: str | None = None
     """Test hook: path of a fault plan; every disk is wrapped in `storage.faults`."""
+    resume: bool = True
+    """False: never go on with what an earlier daemon left; end its processes before a lockspace is joined."""
     parent_pid: int = 0
     """Leave as soon as this process is gone (a private daemon embedded in a program). 0: stay."""
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from holdfast.leased import capabilities
 from holdfast.leased.options import DaemonOptions
+from holdfast.leased.spawning import where_forks_happen
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ def change_user(options: DaemonOptions) -> None:
         os.setgid(options.gid)
     if options.uid:
         try:
-            capabilities.keep_over_setuid()
+            where_forks_happen(capabilities.keep_over_setuid)
             os.setuid(options.uid)
-            capabilities.reduce_to_killing()
+            where_forks_happen(capabilities.reduce_to_killing)
         except OSError as error:
             os.setuid(options.uid)
             # Root in a container may lack what it would keep.

@@ -249,6 +249,7 @@ def _settings() -> tuple[Setting, ...]:
             "syslog or journal up to it",
         ),
         Setting("names_log_priority", "names_log_priority", int, _PRIORITY, "names_log_priority"),
+        Setting("resume", "resume", bool, _flag),
         Setting("recorder", "recorder", str, _path),
         Setting("foreground", "foreground", bool, _flag, spoken=False),
         Setting("storage_faults", "storage_faults", str, _text, spoken=False),

@@ -72,6 +72,9 @@ class WdmdLink:
         self._name = f"sanlock_{space_name}:{host_id}"
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
+        self._registered = False
+        self.on_connected: Callable[[int], None] | None = None
+        """Told the descriptor, so that somebody can keep the connection over the end of this process."""
         self._watched = False
         self._lost = asyncio.Event()
         self._latest = (0, 0)
@@ -86,12 +89,23 @@ class WdmdLink:
         """CLOCK_BOOTTIME seconds. Infinity before the first expiry was told, and after the test was disabled."""
         return self._armed_until
 
+    def take_over(self, sock: socket.socket | None) -> None:
+        """Go on with the registered connection of an earlier daemon.
+
+        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then.
+        """
+        self._socket = sock
+        self._registered = sock is not None
+
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
 
         wdmd 3.8.5 arms it at its own start, always with 60 s, and ignores OPEN_WATCHDOG in silence; later ones
         arm it only by OPEN_WATCHDOG. STATUS, sent right behind, is answered by both.
         """
+        if self._socket is not None:
+            await self._probe(self._socket)
+            return
         try:
             self._socket = socket.socket(
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -101,17 +115,31 @@ class WdmdLink:
         except (OSError, TimeoutError) as error:
             self.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error
+        if self.on_connected is not None:
+            self.on_connected(self._socket.fileno())
         self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
         reply = await self._answer()
         self._check_fire_timeout(fire_timeout_of(reply))
         if command_of(reply) == OPEN_WATCHDOG:
             self._check_fire_timeout(fire_timeout_of(await self._answer()))
 
+    async def _probe(self, sock: socket.socket) -> None:
+        """Whether wdmd still answers on a connection that somebody else has used."""
+        try:
+            # Answers that nobody read any more.
+            sock.recv(64 * MESSAGE_SIZE)
+        except OSError:
+            pass
+        self._tell(encode(STATUS))
+        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+
     async def register(self, timestamp: int, expiry: int) -> None:
         """The test begins: the host is reset unless `extend` follows before `expiry` plus the fire timeout."""
         self._latest = (timestamp, expiry)
-        self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
-        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+        if not self._registered:
+            self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
+            self._check_fire_timeout(fire_timeout_of(await self._answer()))
+            self._registered = True
         self._test_live(*self._latest)
         self._armed_until = self._latest[1]
         self._watch()
@@ -161,6 +189,7 @@ class WdmdLink:
                 self._watched = False
             self._socket.close()
             self._socket = None
+        self._registered = False
 
     # -- when the watchdog daemon goes away ------------------------------------------------------------------
 

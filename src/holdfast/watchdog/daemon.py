@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
+from holdfast import notify
 from holdfast.observe.evidence import boot_status
 from holdfast.observe.recorder import open_recorder
 from holdfast.version import __version__
@@ -42,22 +43,13 @@ GUARD_SOCKET_MODE: Final = 0o600
 LEAVE_AFTER_S: Final = 0.2
 """After a hand-over: its reply has been sent by then."""
 
-Notify = Callable[[str], None]
-"""A line for the service manager (sd_notify)."""
-
-
-def tell_nobody(line: str) -> None:
-    """There is no service manager."""
-
 
 class WatchdogDaemon:
     """One running daemon; `serve` is its life."""
 
-    def __init__(self, options: WatchdogOptions, flight: FlightNotes, notify: Notify = tell_nobody) -> None:
-        """`notify` is told `READY` and `STATUS` lines for a service manager."""
+    def __init__(self, options: WatchdogOptions, flight: FlightNotes) -> None:
         self.options = options
         self.flight = flight
-        self._notify = notify
         self.quitting = asyncio.Event()
         self._boot = saved.boot_id()
         self._rescanning: asyncio.Task[None] | None = None
@@ -215,7 +207,8 @@ class WatchdogDaemon:
         server = Server(self.keeper, listener, self.save, self.dump)
         administration = ControlServer(control, self.answer)
         parts = [loop.create_task(part) for part in (server.run(), administration.run(), self.keeper.run())]
-        self._notify("READY=1")
+        manager = loop.create_task(notify.keep_watchdog_alive())
+        notify.ready("disarmed: nobody relies on it" if self.keeper.armed is None else "armed")
         quitting = loop.create_task(self.quitting.wait())
         try:
             done, _ = await asyncio.wait([*parts, quitting], return_when=asyncio.FIRST_COMPLETED)
@@ -223,9 +216,9 @@ class WatchdogDaemon:
                 if part in done:
                     part.result()
         finally:
-            for task in (*parts, quitting):
+            for task in (*parts, quitting, manager):
                 task.cancel()
-            await asyncio.gather(*parts, quitting, return_exceptions=True)
+            await asyncio.gather(*parts, quitting, manager, return_exceptions=True)
             self.checks.close()
         await self._leave()
 
@@ -240,7 +233,7 @@ class WatchdogDaemon:
             log.error("%s ignored, the watchdog is in use by %s: stop them first", name, self.keeper.users())
             return
         log.warning("%s: leaving", name)
-        self._notify("STOPPING=1")
+        notify.stopping()
         self.quitting.set()
 
     async def _leave(self) -> None:
@@ -314,25 +307,21 @@ def _listen(path: str, kind: int, mode: int) -> socket.socket:
     return sock
 
 
-def run_daemon(
-    options: WatchdogOptions, on_ready: Callable[[], None] = lambda: None, notify: Notify = tell_nobody
-) -> None:
+def run_daemon(options: WatchdogOptions, on_ready: Callable[[], None] = lambda: None) -> None:
     """Run until a signal ends it. StartError when it cannot start. `on_ready`: clients are served from now on."""
     make_run_dir(options)
     lock = take_lock_file(options)
-    flight = FlightNotes(open_recorder(options.recorder, "watchdog"))
+    flight = FlightNotes(open_recorder(options.recorder, "watchdog"), tell=notify.status)
     try:
         flight.start(version=__version__, boot_status=boot_status())
-        asyncio.run(_life(options, flight, on_ready, notify))
+        asyncio.run(_life(options, flight, on_ready))
     finally:
         flight.close()
         os.close(lock)
 
 
-async def _life(
-    options: WatchdogOptions, flight: FlightNotes, on_ready: Callable[[], None], notify: Notify
-) -> None:
-    daemon = WatchdogDaemon(options, flight, notify)
+async def _life(options: WatchdogOptions, flight: FlightNotes, on_ready: Callable[[], None]) -> None:
+    daemon = WatchdogDaemon(options, flight)
     try:
         daemon.take_over()
         daemon.publish_guard_socket()

@@ -33,8 +33,15 @@ def slept() -> float:
 class FlightNotes:
     """`keeper.Observer`."""
 
-    def __init__(self, recorder: Recorder, slept: Callable[[], float] = slept) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        slept: Callable[[], float] = slept,
+        tell: Callable[[str], object] = lambda sentence: None,
+    ) -> None:
+        """`tell` gets a sentence at each change: the service manager's status line."""
         self._recorder = recorder
+        self._tell = tell
         self._slept = slept
         self._slept_before = slept()
         self._interval = 10
@@ -72,6 +79,7 @@ class FlightNotes:
 
     def withheld(self, reasons: Sequence[str], last_ping: float, fires_at: float) -> None:
         """The host is reset unless `resumed` follows."""
+        self._tell(f"WITHHOLDING the ping, this host will be reset: {'; '.join(list(reasons)[:1])}")
         offset = self._slept()
         self._recorder.note(
             "withheld",
@@ -83,11 +91,13 @@ class FlightNotes:
 
     def resumed(self) -> None:
         """All is well again."""
+        self._tell("pinging again")
         self._recorder.note("resumed")
 
     def armed(self, armed: Armed, interval: int) -> None:
         """Or armed with another timeout."""
         self._interval = interval
+        self._tell(f"{armed.path} armed with {armed.timeout} s")
         self._recorder.note(
             "armed",
             device=armed.path,
@@ -99,10 +109,12 @@ class FlightNotes:
 
     def disarmed(self, stopped: bool) -> None:
         """`stopped` False: it goes on counting (nowayout)."""
+        self._tell("disarmed: nobody relies on it")
         self._recorder.note("disarmed", stopped=stopped)
 
     def lost(self, reason: str) -> None:
         """Nothing resets this host any more."""
+        self._tell(f"device LOST, nothing resets this host: {reason}")
         self._recorder.note("lost", loud=True, reason=reason)
 
     def client_dead(self, client: Client) -> None:

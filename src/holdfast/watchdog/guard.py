@@ -17,6 +17,7 @@ import ctypes
 import enum
 import errno
 import os
+import signal
 import socket
 import struct
 import sys
@@ -299,6 +300,9 @@ def restart_now(reason: str) -> None:
 
 def main(control_fd: int, listener_fd: int) -> None:
     """The process: `python -m holdfast.watchdog.guard CONTROL_FD LISTENER_FD`."""
+    # Only the end of the daemon ends it; a service manager may send these to all processes of the service.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=control_fd) as control, socket.socket(fileno=listener_fd) as listener:
         guard = Guard(restart_now)
         serve(guard, control)

@@ -122,7 +122,7 @@ HARDWARE: Final[tuple[HardwareRow, ...]] = (
     ),
     HardwareRow("(NETAPP|LSI|ENGENIO)", "INF-01-00", _RDAC, old=_HANDLER_RDAC),
     HardwareRow(
-        # No max_sectors_kb: the specification has 4096, what 0.14.3 printed (vector device_override_builtin) has none.
+        # The specification has max_sectors_kb 4096 as well; what 0.14.3 printed of this entry has not.
         "PURE",
         "FlashArray",
         {**_ALUA, "fast_io_fail_tmo": 10, "detect_prio": False},

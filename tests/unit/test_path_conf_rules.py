@@ -413,6 +413,11 @@ def test_reload_refuses_lost_rules() -> None:
     outcome = reload(running, conf('blacklist {\ndevnode "^sdx("\n}\n'))
     assert not outcome.taken
     assert outcome.config is running
+    drop_in = parse(b"", "0.14.3", {"a.conf": b'blacklist {\nwwid "("\n}\n'})
+    assert not drop_in.fatal
+    assert not reload(running, drop_in).taken
+    device = conf('devices {\ndevice {\nvendor V\nproduct P\nproduct_blacklist "("\n}\n}\n')
+    assert not reload(running, device).taken
 
 
 def test_loading(tmp_path: Path) -> None:

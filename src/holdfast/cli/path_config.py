@@ -18,12 +18,13 @@ EXIT_UNUSABLE = 1
 EXIT_REMARKS = 3
 
 CHECK_EPILOG = f"""\
-Reads {MAIN} and {DIRECTORY}/*.conf, or FILE alone (with --drop-ins DIR also what is in DIR), as the path daemon
-does. A wrong value is reported, and the one before it holds. Remarks go to stdout, as FILE:LINE: what (hint).
+Reads {MAIN} and {DIRECTORY}/*.conf as the path daemon does, or FILE alone
+(with --drop-ins DIR also what is in DIR). A wrong value is reported, and the one before it holds.
+Remarks go to stdout, as FILE:LINE: what (hint).
 
-With --effective every value is shown with the place that it comes from. With --device, --wwid or --protocol these
-are the values for such a path: first multipaths, then overrides, the hardware table, defaults. What a device tells
-of itself (detect_prio and the like) is not known here.
+With --effective every value is shown with the place that it comes from. With --device, --wwid or
+--protocol these are the values for such a path: first multipaths, then overrides, the hardware table,
+defaults. What a device tells of itself (detect_prio and the like) is not known here.
 
 exit codes: 0 nothing to remark, 1 unusable: multipathd would not start, 2 wrong usage, 3 usable, with remarks
 

@@ -111,6 +111,13 @@ class Config:
         """Whether the original would refuse to work with it."""
         return any(one.fatal for one in self.diagnostics)
 
+    @property
+    def rules_lost(self) -> bool:
+        """Whether a blacklist rule is missing because it was wrong. Then, or if `fatal`, a daemon that has another
+        configuration keeps it, and one that starts makes no map that is not there.
+        """
+        return any(one.rule_lost for one in self.diagnostics)
+
     def default(self, name: str) -> Sourced:
         """The value that holds where nothing more specific is said. KeyError for what is no default."""
         if name in ("polling_interval", "max_polling_interval"):

@@ -32,6 +32,8 @@ class Diagnostic:
     """What probably was meant, or may be written."""
     fatal: bool = False
     """The original refuses to work with such a configuration."""
+    rule_lost: bool = False
+    """A blacklist rule was left out: devices may count that were meant to be excluded, or the contrary."""
 
     @property
     def place(self) -> str:
@@ -76,11 +78,18 @@ class Place:
         return Diagnostic(ERROR, text, self.path, self.line, brief, hint)
 
     def at(
-        self, text: str, hint: str = "", *, level: int = WARNING, separator: str = ", ", fatal: bool = False
+        self,
+        text: str,
+        hint: str = "",
+        *,
+        level: int = WARNING,
+        separator: str = ", ",
+        fatal: bool = False,
+        rule_lost: bool = False,
     ) -> Diagnostic:
         """`FILE line N, TEXT`."""
         whole = f"{self.path} line {self.line}{separator}{text}"
-        return Diagnostic(level, whole, self.path, self.line, text, hint, fatal)
+        return Diagnostic(level, whole, self.path, self.line, text, hint, fatal, rule_lost)
 
     def unmatched(self) -> Diagnostic:
         """A closing brace without an opening one."""

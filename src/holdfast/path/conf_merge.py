@@ -121,7 +121,8 @@ class _Merger:
                 compile_plain(sourced.value)
             except PatternError as error:
                 text = f'invalid regular expression for {name}: "{sourced.value}": {error}'
-                self._remarks.add(Place(sourced.path, sourced.line).at(text, "it matches nothing"))
+                lost = name == "product_blacklist"
+                self._remarks.add(Place(sourced.path, sourced.line).at(text, "it matches nothing", rule_lost=lost))
 
     def _add_protocols(self, path: str, blocks: list[Block]) -> None:
         for block in blocks:

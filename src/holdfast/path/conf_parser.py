@@ -134,7 +134,8 @@ class Parser:
             return
         if outcome.fatal:
             hint = "; ".join(filter(None, (outcome.problem, outcome.hint)))
-            self.remarks.add(place.at(f"parsing failed: {line.raw}", hint, fatal=main))
+            lost = keyword.kind is Kind.PATTERN
+            self.remarks.add(place.at(f"parsing failed: {line.raw}", hint, fatal=main, rule_lost=lost))
             return
         separator = "," if keyword.kind is Kind.UID_ATTRIBUTES else ", "
         hint = outcome.hint

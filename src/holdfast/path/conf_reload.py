@@ -25,10 +25,10 @@ class Reloaded:
 def reload(running: Config, fresh: Config) -> Reloaded:
     """What a reconfigure makes of new files. Files that the original dies of (a blacklist entry that is no regular
     expression, an unreadable file) leave everything as it is: without the entry a disk would be claimed that the
-    administrator excluded.
+    administrator excluded. The same holds for a drop-in, where the original goes on without the entry.
     """
-    if fresh.fatal:
-        reasons = tuple(one.shown for one in fresh.diagnostics if one.fatal)
+    if fresh.fatal or fresh.rules_lost:
+        reasons = tuple(one.shown for one in fresh.diagnostics if one.fatal or one.rule_lost)
         return Reloaded(running, False, ("configuration not taken over, the running one stays", *reasons))
     defaults = dict(fresh.defaults)
     remarks: list[str] = []

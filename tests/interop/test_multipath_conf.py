@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from tests.vectors.path_conf import HERE, names, parse, rendered, tree
 
 SEEDS = 120
 RELEASE = "0.9.4"
+OUR_OWN = re.compile("device without vendor and product|invalid regular expression for")
+"""Remarks that the original does not make."""
+UNCLOSED = re.compile(r'^\t\t(vendor|product) ".*"\n(?!\t)', re.MULTILINE)
+"""A device of a blacklist with one of the two is printed without its end."""
 ENDS = "error parsing config file"
 
 
@@ -33,27 +38,38 @@ def _without(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in DIFFERENT}
 
 
+def _with_text(entry: dict[str, Any]) -> dict[str, Any]:
+    """Without empty values: merging entries, the original loses them."""
+    return {name: value for name, value in entry.items() if value != ""}
+
+
+def _once(rules: dict[str, Any]) -> dict[str, Any]:
+    """Each rule once: the original keeps protocols that are there twice."""
+    return {name: [one for at, one in enumerate(found) if one not in found[:at]] for name, found in rules.items()}
+
+
 def _changes(found: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """What a configuration changes: the hardware tables have not the same length."""
     return {
         "defaults": _without(found["defaults"]),
-        "devices": [one for one in found["devices"]["device"] if one not in base["devices"]["device"]],
+        "devices": [_with_text(one) for one in found["devices"]["device"] if one not in base["devices"]["device"]],
         "overrides": found["overrides"],
-        "multipaths": found.get("multipaths", {}),
-        **{name: found.get(name, {}) for name in ("blacklist", "blacklist_exceptions")},
+        "multipaths": [_with_text(one) for one in found.get("multipaths", {}).get("multipath", [])],
+        **{name: _once(found.get(name, {})) for name in ("blacklist", "blacklist_exceptions")},
     }
 
 
 def _compare(answer: Answer, config: Config, base: dict[str, Any], context: object) -> None:
-    ours = [one.text for one in config.diagnostics if one.level <= 2 and "device without" not in one.text]
+    ours = [one.text for one in config.diagnostics if one.level <= 2 and not OUR_OWN.search(one.text)]
     theirs = [text for text in answer.remarks if text != ENDS]
     assert (answer.code == 1) == config.fatal, context
     if config.fatal:
         assert theirs == ours[: len(theirs)], context  # It ends before it merges.
         return
     assert theirs == ours, context
-    ours_tree = rendered(config)
-    assert _changes(tree(answer.text), base) == _changes(ours_tree, rendered(parse(b"", RELEASE))), context
+    if UNCLOSED.search(answer.text):
+        return
+    assert _changes(tree(answer.text), base) == _changes(rendered(config), rendered(parse(b"", RELEASE))), context
 
 
 def test_recorded_files(tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ from holdfast.path.valid_path import (
     udev_properties,
     wait_seconds,
 )
-from holdfast.path.wwid import attribute_of_uid_attrs, fallback_allowed, wwid_of_dasd, wwid_of_property
+from holdfast.path.wwid import (
+    attribute_of_uid_attrs,
+    fallback_allowed,
+    wwid_of_dasd,
+    wwid_of_page_83,
+    wwid_of_property,
+)
 from tests.vectors.path_conf import MAIN, parse
 
 
@@ -460,3 +466,9 @@ def test_wwids_of_other_sources() -> None:
     assert [fallback_allowed(name, "scsi") for name in ("ID_SERIAL", "", "ID_WWN")] == [True, True, False]
     assert attribute_of_uid_attrs("sd:A dasd:B nvme:C", "dasda") == "B"
     assert attribute_of_uid_attrs("sd:A", "nvme0n1") is None
+
+
+def test_first_of_equal_designators_wins() -> None:
+    designators = b"".join(bytes((1, 3, 0, 8, 0x50)) + bytes((at,)) * 7 for at in (1, 2))
+    page = bytes((0, 0x83)) + len(designators).to_bytes(2, "big") + designators
+    assert wwid_of_page_83(page).wwid == "350" + "01" * 7

@@ -72,6 +72,15 @@ def test_wrong_lockspaces(text: str) -> None:
         SpaceAddress.parse(text)
 
 
+def test_what_is_no_number_is_said_in_words() -> None:
+    with pytest.raises(AddressError, match="host id 'x' is not a number"):
+        SpaceAddress.parse("s:x:/a:0")
+    with pytest.raises(AddressError, match="offset 'x' is not a number"):
+        LeaseAddress.parse("s:r:/a:xM")
+    with pytest.raises(AddressError, match="lease version 'x' is not a number"):
+        LeaseAddress.parse("s:r:/a:0:x")
+
+
 def test_an_index() -> None:
     assert IndexAddress.parse("s:/a:1M") == IndexAddress("s", "/a", 1 << 20)
     with pytest.raises(AddressError):

@@ -7,12 +7,14 @@ A reset is good when it comes before `host_dead`: from then on another host may 
 from __future__ import annotations
 
 import re
+import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from tests.guest.disk import RESOURCE, RESOURCE_OFFSET, SPACE, Disk, last_renewal
-from tests.guest.machine import Guest
+from tests.guest.machine import Guest, GuestError
 
 PYTHON: Final = sys.executable
 WATCHDOG_DAEMON: Final = (PYTHON, "-m", "holdfast", "watchdog", "daemon", "--foreground")
@@ -104,15 +106,23 @@ class Chain:
         """As the original's command line writes it."""
         return f"{SPACE}:{self.host_id}:{DEVICE}:0"
 
-    def start(self, *, trace: bool = True) -> Chain:
+    @property
+    def resource(self) -> str:
+        """As the original's command line writes it."""
+        return f"{SPACE}:{RESOURCE}:{DEVICE}:{RESOURCE_OFFSET}"
+
+    def start(self) -> Chain:
         """Both daemons, at the same time; with i6300esb."""
-        if trace:
-            load_driver(self.guest)
-        self.watchdog = self.guest.start(*WATCHDOG_DAEMON, log="watchdog")
+        load_driver(self.guest)
+        self.start_watchdog()
         self.start_leases()
         self.guest.wait_for_line("watchdog daemon started", START_LIMIT_S)
         self.wait_for_leases()
         return self
+
+    def start_watchdog(self, *command: str) -> None:
+        """Ours, or that command. Does not wait."""
+        self.watchdog = self.guest.start(*(command or WATCHDOG_DAEMON), log="watchdog")
 
     def start_leases(self) -> None:
         """Does not wait."""
@@ -120,6 +130,15 @@ class Chain:
             *(PYTHON, "-m", "holdfast", "lease", "daemon", "--foreground", "--run-dir", RUN_DIR),
             *("--host-name", self.guest.name, "--io-timeout", str(self.io_timeout)),
             *("--watchdog-fire-timeout", str(self.fire_timeout)),
+            log="leases",
+        )
+
+    def start_original(self) -> None:
+        """The original's lease daemon in place of ours. Does not wait."""
+        self.guest.run("install", "-d", "-o", "sanlock", "-g", "sanlock", RUN_DIR)
+        self.leases = self.guest.start(
+            *("sanlock", "daemon", "-D", "-w", "1", "-h", "0", "-l", "0", "-e", self.guest.name),
+            *("-o", str(self.io_timeout)),
             log="leases",
         )
 
@@ -140,16 +159,31 @@ class Chain:
 
     def hold(self, *program: str) -> Chain:
         """A process that holds the resource: `program`, or one that just sleeps. Returns once it is running."""
-        resource = f"{SPACE}:{RESOURCE}:{DEVICE}:{RESOURCE_OFFSET}"
         program = program or ("/bin/sleep", "1000")
-        self.holder = self.guest.start(
-            "sanlock", "client", "command", "-r", resource, "-c", *program, log="holder"
-        )
-        name = program[0].rsplit("/", 1)[-1][:15]
-        self.guest.run(
-            "sh", "-c", f"until grep -qx {name} /proc/{self.holder}/comm; do sleep 0.1; done", limit_s=STEP_LIMIT_S
-        )
+        command = ("sanlock", "client", "command", "-r", self.resource, "-c", *program)
+        self.holder = self.guest.start(*command, log="holder")
+        # Registered and acquired under its first name, then executed.
+        became = f"until [ $(cat /proc/{self.holder}/comm) != sanlock ]; do sleep 0.1; done"
+        self.guest.run("sh", "-c", became, limit_s=STEP_LIMIT_S)
         return self
+
+    def hold_when_free(self, *program: str) -> None:
+        """Tries again and again to become a process that holds the resource. Does not wait."""
+        command = " ".join(("sanlock", "client", "command", "-r", self.resource, "-c", *program))
+        self.guest.start("sh", "-c", f"until {command}; do sleep 0.5; done", log="holder")
+
+    def end_holder(self) -> None:
+        """Its lease is released by that."""
+        self.guest.signal(self.holder, signal.SIGKILL)
+        self.guest.wait_for_line("holder: ended", STEP_LIMIT_S)
+
+    def wait_for_renewal(self) -> None:
+        """The next one that is written to the disk."""
+        before, deadline = last_renewal(self.disk.image, self.host_id), time.monotonic() + STEP_LIMIT_S
+        while last_renewal(self.disk.image, self.host_id) <= before:
+            if time.monotonic() > deadline:
+                raise GuestError(f"not renewed in {STEP_LIMIT_S:g} s\n{self.guest.tail()}")
+            time.sleep(0.05)
 
     def use(self) -> Chain:
         """The lockspace is in use by something that nobody can kill: only a reset ends it."""
@@ -159,6 +193,11 @@ class Chain:
     def guard(self) -> int:
         """Pid of the guard."""
         return int(self.guest.run("pgrep", "-f", "holdfast.watchdog.guard", "-n"))
+
+    def expiry(self) -> int:
+        """Of our lockspace, as the watchdog daemon has it; 0: none."""
+        match = re.search(rf"name sanlock_{SPACE}:{self.host_id} .* expire (\d+)", self.dump())
+        return int(match[1]) if match else 0
 
     def dump(self) -> str:
         """What the watchdog daemon says of itself and its clients."""
@@ -172,6 +211,12 @@ class Chain:
         """The guest's clock."""
         late = [at for at in pings(self.guest) if at > instant]
         assert not late, f"pinged at {late}, not before {instant:.3f}\n{self.guest.tail()}"
+
+    def gap_after(self, instant: float) -> str:
+        """How long nobody pinged around `instant` of the guest's clock."""
+        seen = pings(self.guest)
+        last, first = max(at for at in seen if at <= instant), min(at for at in seen if at > instant)
+        return f"not pinged for {first - last:.2f} s"
 
     def reset(self) -> Instants:
         """Wait until the device fires, and tell what came when.

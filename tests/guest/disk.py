@@ -68,7 +68,7 @@ class Disk:
         self._control = directory / f"{name}.pause"
         self._errors = directory / f"{name}.errors"
         command = [
-            *(NBDKIT, "--foreground", "--exit-with-parent", "--unix", str(self._socket)),
+            *(NBDKIT, "--foreground", "--unix", str(self._socket)),
             *("--filter=error", "--filter=pause", "file", f"file={image}", f"pause-control={self._control}"),
             *("error=EIO", "error-rate=100%", f"error-file={self._errors}"),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from tests.guest.disk import Disk
 from tests.guest.machine import Guest
 
 IO_TIMEOUT_S: Final = 1
+SEARCH_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+PROGRAMS: Final = {"sanlock": "sanlock", "wdmd": "sanlock", "modprobe": "kmod", "mkfs.ext4": "e2fsprogs"}
+"""And the Debian packages that have them."""
+FILE_SYSTEM_SIZE: Final = 16 << 20
+MKFS_LIMIT_S: Final = 60
 I6300ESB: Final = ("-device", "i6300esb")
 
 
@@ -45,11 +51,31 @@ class Lab:
         self._ending = ending
 
     def disk(self, name: str = "disk", image: Path | None = None) -> Disk:
-        """A formatted disk of its own, or one guest's access to `image` of another."""
-        if image is None:
-            image = self.directory / f"{name}.img"
-            shutil.copy(self._bench.image, image)
-        return self._ending.enter_context(Disk(image, self.directory, name))
+        """One guest's access to `image`, else to one of its own."""
+        return self._ending.enter_context(Disk(image or self.image(name), self.directory, name))
+
+    def file_system(self, name: str = "disk") -> Disk:
+        """An empty ext4 file system, for `mount`."""
+        made = self.directory / f"{name}.ext4"
+        with made.open("wb") as file:
+            file.truncate(FILE_SYSTEM_SIZE)
+        subprocess.run(
+            [_mkfs(), "-q", "-F", str(made)], check=True, stdin=subprocess.DEVNULL, timeout=MKFS_LIMIT_S
+        )
+        return self.disk(name, made)
+
+    def mount(self, guest: Guest, where: str = "/var/lib/holdfast") -> None:
+        """The guest's disk, a file system, there; after each boot."""
+        guest.run("modprobe", "virtio_blk")
+        guest.run("modprobe", "ext4")
+        guest.run("mkdir", "-p", where)
+        guest.run("mount", "-t", "ext4", DEVICE, where)
+
+    def image(self, name: str = "shared") -> Path:
+        """A formatted disk of its own, that several guests may share."""
+        made = self.directory / f"{name}.img"
+        shutil.copy(self._bench.image, made)
+        return made
 
     def guest(
         self, *devices: str, name: str = "guest", disk: Disk | None = None, reboots: bool = False, append: str = ""
@@ -82,17 +108,26 @@ class Lab:
 
     def chain(self, name: str = "guest", image: Path | None = None, host_id: int = 1) -> Chain:
         """A guest with i6300esb, its access to a disk, both daemons; the lockspace is joined."""
+        made = self.unstarted(name, image)
+        made.host_id = host_id
+        return made.start().join()
+
+    def unstarted(self, name: str = "guest", image: Path | None = None) -> Chain:
+        """The same, without daemons."""
         disk = self.disk(name, image)
-        guest = self.guest(*I6300ESB, name=name, disk=disk)
-        return Chain(guest, disk, host_id=host_id, io_timeout=IO_TIMEOUT_S).start().join()
+        return Chain(self.guest(*I6300ESB, name=name, disk=disk), disk, io_timeout=IO_TIMEOUT_S)
+
+
+def _mkfs() -> str:
+    return shutil.which("mkfs.ext4", path=SEARCH_PATH) or "mkfs.ext4"
 
 
 def what_is_missing() -> str | None:
     """A sentence; None when all is there."""
     missing = machine.what_is_missing() or disks.what_is_missing()
-    for program in ("sanlock", "modprobe"):
-        if missing is None and shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
-            missing = f"{program} is missing: apt-get install {'kmod' if program == 'modprobe' else program}"
+    for program, package_name in PROGRAMS.items():
+        if missing is None and shutil.which(program, path=SEARCH_PATH) is None:
+            missing = f"{program} is missing: apt-get install {package_name}"
     return missing
 
 

@@ -224,6 +224,10 @@ class Guest:
 
         return self._wait(find, f"event {name}", limit_s)
 
+    def events_named(self, name: str) -> list[QmpEvent]:
+        """Until now."""
+        return [event for event in list(self.events) if event.name == name]
+
     def _wait(self, find: Callable[[], Found | None], what: str, limit_s: float) -> Found:
         deadline = time.monotonic() + limit_s
         with self._changed:
@@ -233,9 +237,12 @@ class Guest:
                     raise GuestError(f"{self.name}: no {what} in {limit_s:g} s\n{self.tail()}")
         return found
 
-    def tail(self, lines: int = 40) -> str:
-        """The end of the console."""
-        return "\n".join(f"  {line.at:.3f} {line.text}" for line in self.console[-lines:])
+    def tail(self, lines: int = 60) -> str:
+        """The end of the console; of the pings the last few only."""
+        told = list(self.console)
+        recent = {id(line) for line in [line for line in told if " pings: " in line.text][-5:]}
+        shown = [line for line in told if " pings: " not in line.text or id(line) in recent]
+        return "\n".join(f"  {line.at:.3f} {line.text}" for line in shown[-lines:])
 
     def close(self) -> None:
         """Power off, at once."""

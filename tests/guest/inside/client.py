@@ -1,7 +1,8 @@
-"""A client of the watchdog daemon: `client.py FIRE_TIMEOUT EXPIRES_IN NAME [TIMES]`; raw messages, only Python's library.
+"""A client of the watchdog daemon: `client.py FIRE_TIMEOUT EXPIRES_IN NAME [TIMES]`; needs Python's library only.
 
-Asks for a fire timeout, registers, and sets an expiry that many seconds ahead; TIMES more such expiries follow, one
-each second. Then it waits. SIGTERM: the expiry is taken back and the process ends, as a well-behaved client does.
+Asks for a fire timeout, registers, and sets an expiry that many seconds ahead; TIMES more such expiries follow,
+one each second. Then it waits. SIGTERM: the expiry is taken back and the process ends, as a well-behaved client
+does.
 FIRE_TIMEOUT 0: it does not ask, like clients older than that message.
 """
 

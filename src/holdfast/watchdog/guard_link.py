@@ -1,6 +1,6 @@
 """The daemon's end of the guard: starts it, asks it, replaces it (see `guard` for why it is a process of its own).
 
-Every request is answered within `REPLY_S`, or the guard is killed and replaced; the device's descriptor is open
+Every request is answered within its limit, or the guard is killed and replaced; the device's descriptor is open
 here too, so that nothing is closed, and so nothing pinged, by that. While there is no guard nobody pings.
 """
 
@@ -17,14 +17,15 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from holdfast.watchdog import timing
 from holdfast.watchdog.device import DeviceError
 from holdfast.watchdog.guard import REPLY_SIZE, Op, Reply, Request, decode_reply
 from holdfast.watchdog.keeper import Armed, Pinged
 
 log = logging.getLogger(__name__)
 
-REPLY_S: Final = 5.0
-"""For a driver that takes its time (a BMC); the ping interval of the shortest timeout is 1 s, it fires after 5."""
+REPLY_S: Final = timing.MAX_REPLY_S
+"""For everything but a ping, which has less (`timing.reply_limit`): a guard's start takes longer."""
 MIN_BETWEEN_STARTS_S: Final = 1.0
 """A guard that dies at once is not started in a tight loop."""
 SUCCESSION_S: Final = 2.0
@@ -79,7 +80,7 @@ class GuardLink:
             if self._control is None and self._device_fd >= 0:
                 await self._readopt()
             request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
-            reply = await self._ask(request)
+            reply = await self._ask(request, limit_s=timing.reply_limit(self._timeout))
         if reply.error in (errno.ETIME, errno.ESTALE):
             return Pinged(None)
         if reply.error == errno.ENODEV:
@@ -148,12 +149,12 @@ class GuardLink:
             raise DeviceError(reply.text)
         return reply
 
-    async def _ask(self, request: Request, fd: int = -1) -> Reply:
+    async def _ask(self, request: Request, fd: int = -1, limit_s: float = REPLY_S) -> Reply:
         control = self._control or await self._start()
         self._seq += 1
         request = request._replace(seq=self._seq)
         try:
-            async with asyncio.timeout(REPLY_S):
+            async with asyncio.timeout(limit_s):
                 await self._send(control, request, fd)
                 while True:
                     reply, received = await self._receive(control)
@@ -162,7 +163,7 @@ class GuardLink:
         except (OSError, ValueError, TimeoutError) as error:
             self._end_guard()
             raise DeviceError(
-                f"watchdog guard: {error or f'no answer in {REPLY_S:g} s'}; it is replaced"
+                f"watchdog guard: {error or f'no answer in {limit_s:g} s'}; it is replaced"
             ) from error
         if received >= 0:
             self._take(received)

@@ -138,7 +138,6 @@ class Chain:
         self.guest.run("install", "-d", "-o", "sanlock", "-g", "sanlock", RUN_DIR)
         self.leases = self.guest.start(
             *("sanlock", "daemon", "-D", "-w", "1", "-h", "0", "-l", "0", "-e", self.guest.name),
-            *("-o", str(self.io_timeout)),
             log="leases",
         )
 
@@ -150,7 +149,7 @@ class Chain:
 
     def join(self) -> Chain:
         """Add the lockspace: from now on the watchdog expires unless it is renewed."""
-        self.guest.run("sanlock", "client", "add_lockspace", "-s", self.space)
+        self.guest.run("sanlock", "client", "add_lockspace", "-s", self.space, "-o", str(self.io_timeout))
         return self
 
     def leave(self) -> None:

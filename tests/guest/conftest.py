@@ -1,7 +1,7 @@
 """Cases on guests: two at a time, each with a `Lab` of its own.
 
-The function of a case runs in a thread, started before its turn: most of a case is waiting for a device to fire. The
-first guest test starts all of them; each test then waits for its own. A case takes `lab`, and parameters, nothing else.
+The function of a case runs in a thread, started before its turn: most of a case is waiting for a device to fire.
+The first guest test starts all of them; each test then waits for its own. A case takes `lab`, and parameters.
 """
 
 from __future__ import annotations

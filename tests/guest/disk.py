@@ -1,7 +1,7 @@
 """A small disk that outlives guests: an image file behind an nbdkit of its own, which hangs or fails on command.
 
-Each guest gets an nbdkit of its own over the same image, so that storage is taken away from one guest only. Nothing
-is cached on the way: the image has what the last completed write of any guest left.
+Each guest gets an nbdkit of its own over the same image, so that storage is taken away from one guest only. The
+image has what the last completed write of any guest left.
 """
 
 from __future__ import annotations

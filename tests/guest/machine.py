@@ -176,7 +176,9 @@ class Guest:
         """Run a command to its end; its output. GuestError when it fails."""
         answer = self.ask(limit_s + 10, run=list(command), limit_s=limit_s)
         if check and answer["status"]:
-            raise GuestError(f"{self.name}: {' '.join(command)}: status {answer['status']}: {answer['output']}")
+            raise GuestError(
+                f"{self.name}: {' '.join(command)}: status {answer['status']}: {answer['output']}\n{self.tail()}"
+            )
         return str(answer["output"])
 
     def start(self, *command: str, log: str) -> int:

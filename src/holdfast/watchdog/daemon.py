@@ -149,6 +149,7 @@ class WatchdogDaemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.quit_wanted, signal.Signals(number).name)
+        await self.guard.start()
         server = Server(self.keeper, listener, self.save, self.dump)
         parts = [loop.create_task(part) for part in (server.run(), self.keeper.run())]
         quitting = loop.create_task(self.quitting.wait())

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 REPLY_S: Final = timing.MAX_REPLY_S
 """For everything but a ping, which has less (`timing.reply_limit`): a guard's start takes longer."""
+ARM_S: Final = 15.0
+"""For the first request to a new guard: its start on a busy host counts too."""
 MIN_BETWEEN_STARTS_S: Final = 1.0
 """A guard that dies at once is not started in a tight loop."""
 SUCCESSION_S: Final = 2.0
@@ -59,6 +61,12 @@ class GuardLink:
         """Of the guard; 0: there is none."""
         return self._process.pid if self._process is not None else 0
 
+    async def start(self) -> None:
+        """A guard that waits: nobody who wants the device armed should have to wait for a process to start."""
+        async with self._lock:
+            if self._control is None:
+                await self._start()
+
     # -- keeper.Pinger ---------------------------------------------------------------------------------------
 
     async def arm(self, timeout: int) -> Armed:
@@ -67,7 +75,8 @@ class GuardLink:
             if self._device_fd >= 0:
                 reply = await self._readopt()
             else:
-                reply = await self._ask(Request(Op.ARM, value=timeout, text="\n".join(self._paths)))
+                request = Request(Op.ARM, value=timeout, text="\n".join(self._paths))
+                reply = await self._ask(request, limit_s=ARM_S)
                 if reply.error or self._device_fd < 0:
                     raise DeviceError(reply.text or os.strerror(max(reply.error, 0)))
                 self._device_path = reply.text.split("\t")[0]
@@ -144,12 +153,14 @@ class GuardLink:
     async def _readopt(self) -> Reply:
         """A new guard takes the descriptor that we hold: neither programmed nor pinged by that."""
         request = Request(Op.ARM, value=self._timeout, text=self._device_path)
-        reply = await self._ask(request, self._device_fd)
+        reply = await self._ask(request, self._device_fd, ARM_S)
         if reply.error:
             raise DeviceError(reply.text)
         return reply
 
     async def _ask(self, request: Request, fd: int = -1, limit_s: float = REPLY_S) -> Reply:
+        if self._process is not None and self._process.poll() is not None:
+            self._end_guard()
         control = self._control or await self._start()
         self._seq += 1
         request = request._replace(seq=self._seq)

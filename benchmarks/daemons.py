@@ -49,6 +49,14 @@ class Daemon:
     """From its start until its socket answered."""
 
 
+def with_bytecode() -> dict[str, str]:
+    """Our environment, but Python may keep bytecode on disk, as that of an installed program is.
+
+    Without it every start would measure the compiler.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 @contextlib.contextmanager
 def running(program: Program, directory: Path, host_name: str) -> Iterator[Daemon]:
     """Run `program` until the end of the block; its socket, pid file and log lie in `directory`.
@@ -59,11 +67,9 @@ def running(program: Program, directory: Path, host_name: str) -> Iterator[Daemo
     run_dir.mkdir(parents=True)
     log = directory / "log"
     command = [part.format(run_dir=run_dir, host_name=host_name) for part in program.command]
-    environment = dict(os.environ, SANLOCK_RUN_DIR=str(run_dir))
+    environment = dict(with_bytecode(), SANLOCK_RUN_DIR=str(run_dir))
     # Containers often lack CAP_SYS_RESOURCE, and the original refuses to start without it unless told this.
     environment.setdefault("SANLOCK_PRIVILEGED", "0")
-    # An installed program has its bytecode on disk; without it every start would measure the compiler.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
     with log.open("wb") as output:
         try:

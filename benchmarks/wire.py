@@ -113,10 +113,16 @@ class Connection:
 
     def __init__(self, path: Path, *, timeout_s: float = 120) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
         # SO_RCVTIMEO keeps the descriptor blocking: settimeout() would add a poll() to every receive.
         limit = struct.pack("ll", int(timeout_s), 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        # Of connect(2) too, while the daemon accepts nobody.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -99,7 +99,7 @@ CROWD: Final = (
     Role("crowd: ignores SIGTERM", "ignore", count=60),
     Role("crowd: killpath", "ignore", script="", killpath_pid=True, count=40),
 )
-HELPER_ROLES: Final = (PLAIN, IGNORES, KILLPATH_PID, KILLPATH_RELEASES)
+HELPER_ROLES: Final = (PLAIN, IGNORES, KILLPATH_PID, KILLPATH_RELEASES, CROWD[-1])
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,11 @@ def require_invariants(timeline: Timeline, roles: tuple[Role, ...]) -> None:
 @pytest.mark.parametrize("who", ["sanlock", "holdfast"])
 def test_what_everybody_receives(runs: Runs, who: str) -> None:
     timeline = side(runs, "storage lost", who)
-    assert {role: collapsed(timeline.of(role)) for role in EXPECTED} == EXPECTED
+    received = {role: collapsed(timeline.of(role)) for role in EXPECTED}
+    if who == "sanlock" and received[recovery.RELEASES][-1:] == ("TERM",):
+        # Its helper may still have one in its pipe when the leases are released (spec 21 no. 28). Ours has none.
+        received[recovery.RELEASES] = received[recovery.RELEASES][:-1]
+    assert received == EXPECTED
     require_invariants(timeline, recovery.SCENARIOS["storage lost"].roles)
 
 
@@ -127,10 +131,13 @@ def test_two_hundred_processes_at_once(runs: Runs, who: str) -> None:
 def test_without_a_helper_we_kill_all_the_same(runs: Runs, scenario: str) -> None:
     original, ours = runs.both[scenario]
     roles = recovery.SCENARIOS[scenario].roles
-    assert {role: collapsed(ours.of(role)) for role in roles} == {role: EXPECTED[role] for role in roles}
+    one_each = [role for role in roles if not role.is_crowd]
+    assert {role: collapsed(ours.of(role)) for role in one_each} == {role: EXPECTED[role] for role in one_each}
+    (crowd,) = (role for role in roles if role.is_crowd)
+    assert [collapsed(events) for events in ours.events[crowd]] == [("KILLPATH PID", "died 9")] * crowd.count
     require_invariants(ours, roles)
     # The original sends nothing at all any more.
-    assert {role: collapsed(original.of(role)) for role in roles} == dict.fromkeys(roles, ())
+    assert all(not events for role in roles for events in original.events[role])
     assert ours.after["helper_pid"] not in ("-1", ours.before["helper_pid"])
     assert int(ours.after["helper_last_status"]) > int(ours.before["helper_last_status"])
     assert original.after["helper_pid"] == ("-1" if "killed" in scenario else original.before["helper_pid"])

@@ -122,6 +122,9 @@ class ScriptedDaemon:
                     sock.shutdown(socket.SHUT_WR)
                 else:
                     sock.sendall(reply)
+                if header.cmd == wire.Command.STATUS:
+                    # Its reply ends with the connection.
+                    sock.shutdown(socket.SHUT_WR)
 
     def _drop(self, sock: socket.socket) -> None:
         self._selector.unregister(sock)

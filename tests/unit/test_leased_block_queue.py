@@ -13,6 +13,7 @@ import pytest
 
 from holdfast.leased import block_queue, wire
 from holdfast.leased.block_queue import attribute_of_device, queue_attribute, set_queue, wanted_kb
+from holdfast.leased.helper import Helper
 from holdfast.storage import Device
 from tests.unit.leased_harness import leased_host
 
@@ -52,13 +53,14 @@ def test_a_partition_has_the_queue_of_its_disk(tmp_path: Path) -> None:
     partition = whole / "sdx1"
     partition.mkdir()
     (partition / "partition").write_text("1\n")
+    (whole / "dev").write_text("8:0\n")
     numbers = tmp_path / "numbers"
     numbers.mkdir()
     (numbers / "8:0").symlink_to(whole)
     (numbers / "8:1").symlink_to(partition)
     for minor in (0, 1):
         found = attribute_of_device(os.makedev(8, minor), str(numbers))
-        assert found == str(whole / "queue" / "max_sectors_kb")
+        assert found == str(numbers / "8:0" / "queue" / "max_sectors_kb")
     assert attribute_of_device(os.makedev(9, 9), str(numbers)) is None
     assert queue_attribute(str(whole / "queue" / "max_sectors_kb")) is None, "a file has no queue"
 
@@ -106,6 +108,27 @@ def test_failure_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert joined_on_a_block_device(tmp_path, setter)[0] == 0
     assert "max_sectors_kb 1024 of" in caplog.text
     assert "Permission denied" in caplog.text
+
+
+def test_the_helper_writes_what_we_may_not(tmp_path: Path) -> None:
+    asked = []
+
+    def write_sysfs(helper: Helper, path: str, number: int) -> bool:
+        asked.append((path, number))
+        return True
+
+    attribute = disk(tmp_path) / "queue" / "max_sectors_kb"
+
+    def setter(_: str, wanted: int) -> int:
+        return set_queue(str(attribute), wanted)
+
+    with (
+        mock.patch.object(block_queue, "write_sysfs", side_effect=PermissionError(13, "Permission denied")),
+        mock.patch.object(Helper, "write_sysfs", write_sysfs),
+    ):
+        shown, _ = joined_on_a_block_device(tmp_path, setter)
+    assert asked == [(str(attribute), 1024)]
+    assert shown == 1024
 
 
 def test_a_queue_that_does_not_answer_holds_nothing(

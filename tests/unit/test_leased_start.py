@@ -268,6 +268,19 @@ def test_unprivileged_root_stays_root_but_gives_the_socket_away(run_dir: Path) -
         assert run_dir.stat().st_gid == entry.pw_gid
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="needs root: changes the user of a process")
+def test_a_file_that_init_makes_belongs_to_the_daemon(run_dir: Path) -> None:
+    path = run_dir.parent / "LS"
+    with running(run_dir, "-U", NOBODY, "-l", "0"):
+        words = ["lease", "init", "--run-dir", str(run_dir), "--space", f"LS:0:{path}:0"]
+        # The directory is root's, the file is not; its size comes with the format.
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", *words], capture_output=True, timeout=PATIENCE_S, check=False
+        )
+        assert path.stat().st_uid == pwd.getpwnam(NOBODY).pw_uid
+        assert done.returncode == 0, done.stderr
+
+
 def test_unknown_names_are_said_and_become_0(run_dir: Path) -> None:
     done = start(run_dir, "-U", "no-such-user", "-G", "no-such-group")
     assert "user 'no-such-user' not found, using uid: 0" in done.stderr

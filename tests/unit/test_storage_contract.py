@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 
 from holdfast.storage.aio import AioEngine
-from holdfast.storage.buffers import POOL, Buffer, BufferPool
+from holdfast.storage.buffers import HUGE_PAGE, LARGE, POOL, Buffer, BufferPool
 from holdfast.storage.device import MAX_TRANSFER_BYTES, Device
 from holdfast.storage.engine import Engine, Request
 from holdfast.storage.errors import DeadlineError, StorageError
@@ -503,11 +503,40 @@ class TestBuffers:
         again = [pool.borrow(4096) for _ in range(3)]
         assert sum(buffer in buffers for buffer in again) == 2
 
+    def test_large_buffers_lie_side_by_side_in_huge_pages(self) -> None:
+        pool = BufferPool()
+        first, second = pool.borrow(LARGE), pool.borrow(HUGE_PAGE // 2)
+        assert (first.size, second.size) == (HUGE_PAGE // 2, HUGE_PAGE // 2)
+        assert first.address % HUGE_PAGE == 0
+        assert second.address == first.address + first.size
+        first.view[:] = b"\1" * first.size
+        assert not any(second.view)
+        third = pool.borrow(LARGE)
+        assert third.address % HUGE_PAGE == 0
+        assert third.address not in (first.address, second.address)
+
+    @pytest.mark.parametrize("size", [HUGE_PAGE // 2 + 1, HUGE_PAGE, 8 * 1024 * 1024])
+    def test_larger_ones_have_whole_huge_pages(self, size: int) -> None:
+        pool = BufferPool()
+        buffer = pool.borrow(size)
+        assert buffer.address % HUGE_PAGE == 0
+        assert size <= buffer.size < size + HUGE_PAGE
+        buffer.view[:size] = bytes(size)
+        buffer.release()
+        assert pool.borrow(size) is buffer
+
+    def test_large_buffers_work_without_huge_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mmap.MADV_HUGEPAGE", 12345)  # as a kernel without them answers: EINVAL
+        buffer = BufferPool().borrow(LARGE)
+        buffer.view[:] = b"\1" * buffer.size
+        assert buffer.address % 4096 == 0
+
 
 FORK_WITH_A_BUFFER = """
 import os
-from holdfast.storage.buffers import Buffer
-buffer = Buffer(4096)
+import sys
+from holdfast.storage.buffers import BufferPool
+buffer = BufferPool().borrow(int(sys.argv[1]))
 buffer.view[:4] = b"mine"
 child = os.fork()
 if not child:
@@ -517,6 +546,7 @@ assert bytes(buffer.view[:4]) == b"mine"
 """
 
 
-def test_a_fork_does_not_share_the_memory_of_direct_io() -> None:
+@pytest.mark.parametrize("size", [4096, 1024 * 1024])
+def test_a_fork_does_not_share_the_memory_of_direct_io(size: int) -> None:
     # Copy-on-write between a fork and its exec would send what the kernel reads to the wrong copy (open(2)).
-    subprocess.run([sys.executable, "-c", FORK_WITH_A_BUFFER], check=True)
+    subprocess.run([sys.executable, "-c", FORK_WITH_A_BUFFER, str(size)], check=True)

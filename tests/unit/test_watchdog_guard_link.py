@@ -25,7 +25,7 @@ def test_a_guard_that_died_unused_is_replaced_by_the_first_request(tmp_path: Pat
         try:
             assert started == [link.pid]
             os.kill(link.pid, signal.SIGKILL)
-            os.waitid(os.P_PID, link.pid, os.WEXITED | os.WNOWAIT)
+            await asyncio.to_thread(os.waitid, os.P_PID, link.pid, os.WEXITED | os.WNOWAIT)
             with pytest.raises(DeviceError, match="no watchdog device"):
                 await link.arm(60)
             assert len(started) == 2

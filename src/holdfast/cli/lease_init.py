@@ -80,11 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(arguments: argparse.Namespace, geometry: Geometry | None, progress: Progress) -> int:
     daemon = Daemon(arguments.run_dir)
     direct: bool = arguments.direct
-    for path in _paths(arguments):
-        _make_missing(path, progress)
+    made = [path for path in _paths(arguments) if _make_missing(path, progress)]
     if not direct:
         try:
             await daemon.version()
+            if made:
+                await _give_to(daemon, made)
         except DaemonUnreachable:
             if arguments.run_dir is not None or (arguments.resource and not arguments.resource.disks):
                 raise
@@ -102,13 +103,24 @@ def _paths(arguments: argparse.Namespace) -> list[str]:
     return [(arguments.space or arguments.index).path]
 
 
-def _make_missing(path: str, progress: Progress) -> None:
-    """Make a missing file, readable by its owner only. Not below /dev: a mistyped device must stay an error."""
+async def _give_to(daemon: Daemon, paths: list[str]) -> None:
+    """New files of root belong to the daemon's user: it gave up root, and must be able to open them."""
+    known = (await daemon.status()).daemon
+    uid, gid = known.get("uid", ""), known.get("gid", "")
+    if os.geteuid() == 0 and uid.isdigit() and gid.isdigit() and int(uid):
+        for path in paths:
+            os.chown(path, int(uid), int(gid))
+
+
+def _make_missing(path: str, progress: Progress) -> bool:
+    """Make a missing file, readable by its owner only; whether it was. Not below /dev: a mistyped device must stay
+    an error."""
     real = os.path.realpath(path)
     if os.path.exists(path) or (real.startswith("/dev/") and not real.startswith("/dev/shm/")):
-        return
+        return False
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     progress.say(f"made the file {path}")
+    return True
 
 
 async def _through_daemon(arguments: argparse.Namespace, geometry: Geometry | None, daemon: Daemon) -> list[str]:

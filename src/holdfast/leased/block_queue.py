@@ -33,10 +33,12 @@ def queue_attribute(path: str) -> str | None:
 
 def attribute_of_device(number: int, sysfs: str = SYSFS_BLOCK) -> str | None:
     """The same by device number. A partition has the queue of its disk."""
-    directory = os.path.realpath(f"{sysfs}/{os.major(number)}:{os.minor(number)}")
-    if os.path.exists(f"{directory}/partition"):
-        directory = os.path.dirname(directory)
-    attribute = f"{directory}/queue/max_sectors_kb"
+    # Not the real path: a request to the helper has room for 127 bytes.
+    device = f"{sysfs}/{os.major(number)}:{os.minor(number)}"
+    if os.path.exists(f"{device}/partition"):
+        with open(f"{os.path.dirname(os.path.realpath(device))}/dev", encoding="ascii") as file:
+            device = f"{sysfs}/{file.read().strip()}"
+    attribute = f"{device}/queue/max_sectors_kb"
     return attribute if os.path.exists(attribute) else None
 
 
@@ -49,10 +51,19 @@ def wanted_kb(setting: MaxSectorsKb, align_size: int) -> int:
     return align_size // 1024
 
 
-def set_queue(attribute: str, wanted: int) -> int:
-    """Make the queue take requests of `wanted` KiB. The value in force; OSError or ValueError when it cannot be.
+class Refused(Exception):
+    """We may not write there, but the helper may."""
 
-    What the hardware cannot do is not asked for.
+    def __init__(self, attribute: str, wanted: int) -> None:
+        super().__init__(f"{attribute}: permission denied")
+        self.attribute = attribute
+        self.wanted = wanted
+
+
+def set_queue(attribute: str, wanted: int) -> int:
+    """Make the queue take requests of `wanted` KiB, or as many as the hardware can. The value in force.
+
+    OSError or ValueError when it cannot be; Refused when another process has to write.
     """
     with open(attribute, encoding="ascii") as file:
         present = int(file.read())
@@ -62,12 +73,15 @@ def set_queue(attribute: str, wanted: int) -> int:
             wanted = min(wanted, int(file.read()))
     if present == wanted:
         return wanted
-    write_sysfs(attribute, wanted)
+    try:
+        write_sysfs(attribute, wanted)
+    except PermissionError:
+        raise Refused(attribute, wanted) from None
     return wanted
 
 
 def write_sysfs(attribute: str, value: int) -> None:
-    """Needs root; a daemon that gave it up is refused by the kernel."""
+    """Needs root; a daemon that gave it up is refused."""
     with open(attribute, "w", encoding="ascii") as file:
         file.write(f"{value}\n")
 
@@ -95,7 +109,7 @@ async def prepare(daemon: LeaseDaemon, space: Space) -> None:
             attribute = queue_attribute(space.path)
             if attribute is not None:
                 result = daemon.set_queue(attribute, wanted)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Refused) as error:
             result = error
         try:
             loop.call_soon_threadsafe(finish, result)
@@ -108,5 +122,10 @@ async def prepare(daemon: LeaseDaemon, space: Space) -> None:
             space.set_max_sectors_kb = await done
     except TimeoutError:
         log.error("s%d max_sectors_kb %d of %s: no answer", space.number, wanted, space.path)
+    except Refused as refused:
+        if daemon.helper.write_sysfs(refused.attribute, refused.wanted):
+            space.set_max_sectors_kb = refused.wanted
+        else:
+            log.warning("s%d max_sectors_kb of %s is not set: %s", space.number, space.path, refused)
     except (OSError, ValueError) as error:
         log.warning("s%d max_sectors_kb %d of %s is not set: %s", space.number, wanted, space.path, error)

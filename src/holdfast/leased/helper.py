@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from holdfast.clock import Clock, Timer
+from holdfast.daemons.processes import Process
 from holdfast.leased.helper_wire import NUMBERS, Kind, Request, Result, WireError, decode_statuses
-from holdfast.leased.processes import Process
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,11 @@ class Helper:
         request = request._replace(pid=process.pid, signal=number, start_ticks=process.start or 0)
         if not self._ask(request):
             self._do_ourselves(request)
+
+    def write_sysfs(self, path: str, number: int) -> bool:
+        """A number into a file below /sys that the kernel refused to us; whether the helper was asked."""
+        request = self._request(Kind.WRITE_SYSFS, PROGRAM_VALID_MS)
+        return self._ask(request._replace(path=path, args=str(number)))
 
     def ping(self) -> None:
         """Somebody will soon need it: see whether it works, so that it is replaced in time if not."""

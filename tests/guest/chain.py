@@ -17,7 +17,10 @@ from tests.guest.disk import RESOURCE, RESOURCE_OFFSET, SPACE, Disk, last_renewa
 from tests.guest.machine import Guest, GuestError
 
 PYTHON: Final = sys.executable
-WATCHDOG_DAEMON: Final = (PYTHON, "-m", "holdfast", "watchdog", "daemon", "--foreground")
+WATCHDOG_DAEMON: Final = (
+    *(PYTHON, "-m", "holdfast", "watchdog", "daemon", "--foreground"),
+    *("--systemd-settings", "no"),  # A guest sees the files of this host.
+)
 RUN_DIR: Final = "/run/sanlock"
 """Where the original's command line looks for a daemon."""
 START_LIMIT_S: Final = 90.0

@@ -12,12 +12,6 @@ def test_hung_storage(lab: Lab) -> None:
     chain.guest.wait_for_line("check_our_lease failed", 0)
 
 
-def test_stopped_storage_server(lab: Lab) -> None:
-    chain = lab.chain().use().hold()
-    chain.disk.stop()
-    lab.reset_in_time(chain)
-
-
 def test_failing_storage(lab: Lab) -> None:
     chain = lab.chain().use().hold()
     chain.disk.fail()

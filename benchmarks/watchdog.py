@@ -1,8 +1,8 @@
 """`python -m benchmarks.watchdog`: what an idle watchdog daemon costs, ours (with its guard) and wdmd.
 
-Armed it needs a device: run it as root in a virtual machine with softdog or i6300esb; the device is disarmed at the
-end. Without one, only the disarmed daemon is measured. `--wdmd` measures the original too, which uses the host's own
-/run/wdmd and /dev/shm/wdmd. Needs nothing but the standard library and Holdfast. Prints one row per daemon and state.
+Armed it needs a device: run it as root in a virtual machine with softdog or i6300esb; the device is disarmed at
+the end. Without one, only the disarmed daemon is measured. `--wdmd` measures the original too, which uses the
+host's own /run/wdmd and /dev/shm/wdmd. Needs nothing but the standard library and Holdfast.
 """
 
 import argparse

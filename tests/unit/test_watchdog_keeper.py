@@ -94,6 +94,30 @@ def test_a_client_that_dies_with_an_expiry_ends_the_host() -> None:
     on_a_bench(body)
 
 
+def test_a_restarted_lease_daemon_answers_for_its_dead_connection() -> None:
+    async def body(bench: Bench) -> None:
+        dead = await bench.lockspace(30)
+        dead.uid = 0
+        bench.keeper.closed(dead)
+        stranger, silent = await bench.lockspace(500), bench.connect()
+        stranger.uid, silent.uid = 1000, 0
+        await bench.tell(silent, Command.REGISTER, name="sanlock_LS:1")
+        for client in (stranger, silent):
+            # Another user; nothing that stands in its place.
+            reply = await bench.tell(client, Command.SUPERSEDE)
+            assert reply is not None
+            assert reply.fire_timeout == 0
+        await bench.live(silent, 500)
+        reply = await bench.tell(silent, Command.SUPERSEDE)
+        assert reply is not None
+        assert reply.fire_timeout == 1
+        await bench.until(START + 200)
+        assert not bench.keeper.withholding
+        assert bench.watchdog.pings[-1] >= START + 190
+
+    on_a_bench(body)
+
+
 def test_the_earliest_expiry_decides() -> None:
     async def body(bench: Bench) -> None:
         await bench.lockspace(1000, "a")

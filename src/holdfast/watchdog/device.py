@@ -126,6 +126,8 @@ class Device:
             raise DeviceError(f"{device}: {error.strerror}") from error
         if actual > fire_timeout:
             raise DeviceError(f"{device}: has {actual} s, promised were {fire_timeout} s")
+        # A guard that died had shortened it after a late ping: the first ping that is allowed restores it.
+        device._shortened = actual < fire_timeout
         return device
 
     def __str__(self) -> str:

@@ -228,6 +228,12 @@ class Keeper:
                 fire_timeout=self.told_timeout,
                 last_keepalive=int(self.last_ping),
             )
+        if message.cmd == Command.SUPERSEDE:
+            done = self.clients.supersede(client)
+            if done:
+                log.warning("client %d pid %d answers for the dead %s", client.ci, client.pid, client.name)
+                self.changed.set()
+            return wire.open_reply(raw, int(done))
         if message.cmd == Command.OPEN_WATCHDOG:
             return wire.open_reply(raw, await self._open_for(client, message))
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Any
 
 import pytest
@@ -93,6 +94,28 @@ def test_a_device_that_cannot_be_shortened_is_told_as_it_is() -> None:
         reply = await bench.tell(bench.connect(), Command.OPEN_WATCHDOG, fire_timeout=60)
         assert reply is not None
         assert reply.fire_timeout != 60
+
+    on_a_bench(body, runtime_timeout=600)
+
+
+def test_a_timeout_that_may_have_changed_counts_as_the_longer_one() -> None:
+    async def body(bench: Bench) -> None:
+        client = await bench.lockspace(80)
+        await bench.until(START + 5)
+        assert bench.watchdog.timeout == 60
+        # The guard dies over it: nobody knows what the device has.
+        bench.watchdog.faults["keepalive"] = errno.EIO
+        await bench.tell(client, Command.TEST_LIVE)
+        await bench.tell(client, Command.REFCOUNT_CLEAR)
+        bench.keeper.closed(client)
+        await asyncio.sleep(0.1)
+        assert bench.watchdog.timeout == 600
+        del bench.watchdog.faults["keepalive"]
+        again = bench.connect()
+        await bench.tell(again, Command.REFCOUNT_SET)
+        status = await bench.tell(again, Command.STATUS)
+        assert status is not None
+        assert (status.fire_timeout, bench.watchdog.timeout) == (60, 60)
 
     on_a_bench(body, runtime_timeout=600)
 

@@ -93,7 +93,9 @@ class FakeWatchdogDaemon:
         self.path = Path(path)
         self.device = FakeWatchdog(time.monotonic, model)
         """`fires_at` is when the host would be reset."""
-        self._keeper = Keeper(DirectGuard(Guard(never_restart, self.device.open)), time.monotonic)
+        self.restarts: list[str] = []
+        """Why a real one would have restarted the host at once: a ping that came too late."""
+        self._keeper = Keeper(DirectGuard(Guard(self.restarts.append, self.device.open)), time.monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self._listener: socket.socket | None = None
 

@@ -330,6 +330,8 @@ class Keeper:
                 wanted, self._is_lowered, self.clients.earliest_expire, self._now() + HEARTBEAT_S
             )
         except DeviceError as error:
+            # It may have been changed all the same: from now on the longer one counts as in force.
+            self.armed = replace(self.armed, timeout=max(self.armed.timeout, wanted))
             log.error("watchdog timeout not changed to %d s: %s", wanted, error)
             return
         if done.at is None:

@@ -241,6 +241,8 @@ class Keeper:
     async def _open_for(self, client: Client, message: Message) -> int:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""
         async with self._stepping:
+            if self.handed_over:
+                return 0
             alone = not any(one.arms for one in self.clients if one is not client)
             if self.phase is Phase.DISARMED or (alone and self.phase is Phase.PINGING):
                 before = self.fire_timeout, client.asked_for

@@ -105,6 +105,8 @@ class GuardLink:
                 value=timeout,
                 nearest=nearest,
             )
+            # A guard that dies over this may have done it or not: its successor accepts both.
+            self._timeout = max(self._timeout, timeout)
             reply = await self._ask(request)
             if not reply.error:
                 self._timeout = reply.timeout

@@ -254,6 +254,8 @@ class Keeper:
     async def _open_for(self, client: Client, message: Message) -> int:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""
         async with self._stepping:
+            if self.handed_over:
+                return 0
             alone = not any(one.arms for one in self.clients if one is not client)
             if self.phase is Phase.DISARMED or (alone and self.phase is Phase.PINGING):
                 before = self.fire_timeout, client.asked_for
@@ -343,6 +345,8 @@ class Keeper:
                 wanted, self._is_lowered, self.clients.earliest_expire, self._now() + HEARTBEAT_S
             )
         except DeviceError as error:
+            # It may have been changed all the same: from now on the longer one counts as in force.
+            self.armed = replace(self.armed, timeout=max(self.armed.timeout, wanted))
             log.error("watchdog timeout not changed to %d s: %s", wanted, error)
             return
         if done.at is None:

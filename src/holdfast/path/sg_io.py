@@ -1,7 +1,7 @@
 """SG_IO on real devices: each command in a worker thread that may be abandoned (spec path 3.3).
 
 SG_IO cannot be cancelled: a call whose device hangs ends when the kernel's error handler gives up, long after its
-timeout. So every path has a `SgPath` with at most `MAX_OUTSTANDING` calls, and a third is refused until one returns.
+timeout. So every path has a `SgPath` with at most `MAX_OUTSTANDING` calls; a third is refused until one returns.
 All paths share one pool of threads with room for many that hang. Must never block the event loop, never close a
 descriptor that a call still uses.
 """

@@ -138,7 +138,8 @@ class DeviceRegistry:
         """The device at `path`, shared with others who opened it; give it back with `release`.
 
         `read_only`: writes to it fail. StorageError with the errno of open(2), ENOTBLK or EISDIR for what is no
-        storage, EROFS for read-only block devices unless `read_only`, EMFILE beyond `MAX_OPEN_DEVICES`; DeadlineError when the storage did not answer.
+        storage, EROFS for read-only block devices unless `read_only`, EMFILE beyond `MAX_OPEN_DEVICES`;
+        DeadlineError when the storage did not answer.
         """
         if not timeout_s > 0:
             raise StorageError(errno.EINVAL, "open", path, 0, 0, f"a timeout of {timeout_s} s is not possible")

@@ -14,6 +14,7 @@ removal and a swapped table too. `broken` is the set of paths on which I/O fails
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from holdfast.path import dm_text
 from holdfast.path.dm import DmError, Info, MapState
 from holdfast.path.dm_wire import Flag, Listed
+from holdfast.path.kernel import reload_map
 from holdfast.path.states import DmState, GroupState
 
 
@@ -317,3 +319,26 @@ class FakeDm:
                     live.current, live.next_group, live.initialised = number, 0, True
                     return usable[0]
         return None
+
+
+class FakeKernel:
+    """A `holdfast.path.kernel.Kernel` over a `FakeDm`. `delay_s`: per map, what each call takes."""
+
+    def __init__(self, dm: FakeDm) -> None:
+        self.dm = dm
+        self.delay_s: dict[str, float] = {}
+
+    async def _pause(self, name: str) -> None:
+        await asyncio.sleep(self.delay_s.get(name, 0.0))
+
+    async def read_map(self, name: str) -> MapState:
+        await self._pause(name)
+        return self.dm.read_map(name)
+
+    async def message(self, name: str, message: str) -> None:
+        await self._pause(name)
+        self.dm.message(name, message)
+
+    async def reload(self, name: str, length: int, table: dm_text.Table) -> None:
+        await self._pause(name)
+        reload_map(self.dm, name, length, table)

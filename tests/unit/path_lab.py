@@ -124,6 +124,8 @@ class Lab:
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._task is not None
+        if self._task.done():
+            self._task.result()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -159,19 +161,21 @@ class Lab:
         storage.released.set()
 
     def kernel_states(self) -> dict[str, str]:
-        status = self.dm.read_map(self.map.name).status
-        told = {path.dev_t: path.state for group in status.groups for path in group.paths}
+        told = self._told()
         return {path.dev: told[path.dev_t].letter for path in self.map.paths if path.dev_t in told}
 
     def converged(self) -> list[str]:
         """Paths about which the kernel and we disagree."""
-        status = self.dm.read_map(self.map.name).status
-        wrong = []
-        for path in self.map.paths:
-            told = status.path(path.dev_t)
-            if told is not None and path.state.is_good != (told.state is DmState.ACTIVE):
-                wrong.append(f"{path.dev}: {path.state.word}, kernel {told.state.value}")
-        return wrong
+        told = self._told()
+        return [
+            f"{path.dev}: {path.state.word}, kernel {told[path.dev_t].value}"
+            for path in self.map.paths
+            if path.dev_t in told and path.state.is_good != (told[path.dev_t] is DmState.ACTIVE)
+        ]
+
+    def _told(self) -> dict[str, DmState]:
+        groups = self.dm.read_map_quietly(self.map.name)
+        return {path.dev_t: path.state for group in groups for path in group.paths}
 
 
 def table_of(*groups: list[str]) -> Table:

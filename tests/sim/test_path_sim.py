@@ -44,6 +44,7 @@ class Scene:
         self.random = random.Random(seed)
         self.sick: dict[Path, Sick] = {}
         self.disturbed: dict[Path, float] = {}
+        self.used_since: dict[Path, float] = {}
         self.complaints: list[str] = []
 
     async def run(self) -> None:
@@ -133,7 +134,9 @@ class Scene:
             sick = self.sick.get(path)
             since = max(sick.since, self.disturbed.get(path, 0.0)) if sick else 0.0
             deadline = since + self.intervals.longest + TIMEOUT_S + GUARD_S + LATENCY_S + SLACK_S
-            if sick and now > deadline and states.get(path.dev_t) == "A":
+            if not (sick and now > deadline and states.get(path.dev_t) == "A"):
+                self.used_since[path] = now
+            elif now - self.used_since.get(path, 0.0) > SLACK_S:  # just after a reload it may be
                 self.complaints.append(f"{now}: {lab.map.name} {path.dev} is in use, sick since {sick.since}")
             last = max(storage.started[-1:] + [at for at, _ in storage.ended[-1:]], default=0.0)
             if not storage.under_way and now - last > self.intervals.longest + LATENCY_S + GUARD_S + SLACK_S:

@@ -26,6 +26,8 @@ GUARD_S: Final = 1.0
 """How long after its timeout a checker that has not returned is taken for TIMEOUT."""
 RETRY_S: Final = 1.0
 """When what the kernel refused is looked at again."""
+EARLY_S: Final = 1e-6
+"""A timer of the loop may fire a hair early: what is due then is due, or it would be asked again and again."""
 END_S: Final = 1.0
 """How long the end of cancelled checks is waited for."""
 
@@ -176,7 +178,7 @@ class MapWatch:
 
     async def _turn(self) -> bool:
         """Whatever is due now. False: the kernel has no such map any more."""
-        now = self._loop.time()
+        now = self._loop.time() + EARLY_S
         for path in self._agenda.take_due(now):
             self._begin(path, now)
         while self._commands:
@@ -197,7 +199,7 @@ class MapWatch:
             if path.state is PathState.UP and was is not PathState.UP:
                 came_up = path
         await self._weigh([path for path, _, _ in results], came_up)
-        now = self._loop.time()
+        now = self._loop.time() + EARLY_S
         await self._perform(queueing.retry_expired(self.map, now) + failback.failback_due(self.map, now))
         if path_rules.ghost_delay_over(self.map, now):
             self._log(Log(2, f"{self.map.name}: waited for an active path long enough, or there is one"))

@@ -106,7 +106,7 @@ def test_an_answer_without_proof_leaves_the_deadline_alone(answer: Status) -> No
     [
         (status(spaces=()), "not joined"),
         (status(spaces=(space(list="rem"),)), "being left"),
-        (status(spaces=(space(list="add"),)), "joined anew"),
+        (status(spaces=(space(list="add", host_generation=0),)), "joined anew"),
         (status(spaces=(space(host_generation=4),)), "joined again"),
         (status(leases=()), "does not hold"),
         (status(leases=(lease(pid=1),)), "does not hold"),

@@ -66,6 +66,25 @@ class Connection:
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(self._socket, wire.encode_request(cmd, payload, flags=flags, data=data))
 
+    async def until_broken(self) -> None:
+        """Return when the other end has closed it. No call may be made meanwhile."""
+        loop = asyncio.get_running_loop()
+        while not self._closed:
+            readable = asyncio.Event()
+            loop.add_reader(self._socket, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._socket)
+            try:
+                if self._socket.recv(CHUNK):
+                    continue  # Nobody has asked anything: nobody misses it.
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            return
+
     async def call(
         self,
         cmd: int,

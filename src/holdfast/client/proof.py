@@ -88,6 +88,8 @@ class Proof:
 
         Loss is found for sure, or the deadline moves. An answer that proves nothing leaves the deadline alone.
         """
+        if self._resuming(status):
+            return Verdict(self.deadline, self.check_suspend(after))
         if reason := self._gone(status):
             return Verdict(self.deadline, reason, at_once=True)
         if reason := self.check_suspend(after) or self._failing(status):
@@ -118,6 +120,17 @@ class Proof:
         return (
             f"no renewal proven since {clocks.boot - self.deadline + timing.fail_after(self.io_timeout):.1f} s"
             f" (limit 8 x io_timeout = {timing.fail_after(self.io_timeout)} s)"
+        )
+
+    def _resuming(self, status: Status) -> bool:
+        """Whether a daemon that was started again is about to go on under the same generation.
+
+        The original shows generation 0 while it joins.
+        """
+        spaces = [(status.space(name), generation) for name, generation in self._generations.items()]
+        return any(
+            space and generation and space.state == "add" and space.generation == generation
+            for space, generation in spaces
         )
 
     def _failing(self, status: Status) -> str:

@@ -310,6 +310,11 @@ class _Run:
         await supervision.exited.wait()
         if not supervision.anything_left():
             return
+        if self._child.lease_is_cut():
+            # The daemon was started again and knows the command by its pid alone: with that the lease goes.
+            self._report.say("the command has ended, and with it the lease; ending processes that it left behind")
+            await supervision.end_all(kill_at=boottime(), first=signal.SIGKILL, say=self._report.say)
+            return
         if self._options.wait_for_descendants:
             self._report.waiting("the command has ended; waiting for processes that it left behind")
             await supervision.until_empty()

@@ -46,7 +46,7 @@ class Entry:
 
 
 def _entries() -> list[Entry]:
-    main, main_open, worker, registered = Context.MAIN, Context.MAIN_OPEN, Context.WORKER, Context.REGISTERED
+    main, worker, registered = Context.MAIN, Context.WORKER, Context.REGISTERED
     return [
         Entry(Command.ADD_LOCKSPACE, worker, space_commands.add_lockspace, "add_lockspace"),
         Entry(Command.REM_LOCKSPACE, worker, space_commands.rem_lockspace, "rem_lockspace"),
@@ -74,7 +74,7 @@ def _entries() -> list[Entry]:
         Entry(Command.EXAMINE_LOCKSPACE, worker, space_commands.examine),
         Entry(Command.EXAMINE_RESOURCE, worker, space_commands.examine),
         Entry(Command.SET_EVENT, worker, space_commands.set_event),
-        Entry(Command.REG_EVENT, main_open, space_commands.reg_event, "reg_event"),
+        Entry(Command.REG_EVENT, main, space_commands.reg_event, "reg_event"),
         Entry(Command.END_EVENT, main, space_commands.end_event, "end_event"),
         Entry(Command.SET_CONFIG, main, space_commands.set_config, "set_config"),
         Entry(Command.FORMAT_RINDEX, worker, rindex_commands.format_rindex),

@@ -12,31 +12,37 @@ import errno
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
+from holdfast import notify
 from holdfast.clock import Clock, SystemClock
+from holdfast.daemons.log import LogRing
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
-from holdfast.leased import block_queue, lease_commands, space_commands, wire
+from holdfast.leased import block_queue, handover, lease_commands, resume, space_commands, wire
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.hangups import Hangups
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
-from holdfast.leased.leases import LeaseTable, LocalLease
-from holdfast.leased.log import LogRing
+from holdfast.leased.journal import Holder, RecordedLease
+from holdfast.leased.leases import Key, LeaseTable, LocalLease
 from holdfast.leased.options import DaemonOptions, generated_host_name
-from holdfast.leased.processes import Process
 from holdfast.leased.programs import Programs
-from holdfast.leased.record import RunRecord
+from holdfast.leased.record import RunRecord, snapshot
+from holdfast.leased.service import ServiceLink
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
+from holdfast.observe.recorder import NoRecorder
 from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
@@ -95,8 +101,16 @@ class LeaseDaemon:
         self.reserved_slots[1].name = "listener"
         self.leases = LeaseTable()
         self.spaces = SpaceTable(self.clock)
-        self.record = RunRecord(options.run_dir, enabled=options.host_name is not None)
+        self.record = RunRecord(options.run_dir)
+        self.record.send_signal = self.send_signal
+        self.service = ServiceLink(options.run_dir, private=bool(options.parent_pid))
+        self.internal_leases: dict[Key, RecordedLease] = {}
+        """Of resource indexes, while they may be ours."""
+        self.unwatched: list[tuple[Client, Holder]] = []
+        """Adopted clients without connection and without pidfd."""
         self.programs = Programs()
+        self.flight = FlightNotes(NoRecorder())
+        """Replaced before `run` by one with a file."""
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
@@ -110,6 +124,7 @@ class LeaseDaemon:
         self.whole_areas = asyncio.Semaphore(MAX_WHOLE_AREAS)
         self._to_examine: deque[LocalLease] = deque()
         self._listener: socket.socket | None = None
+        self._handing_over = False
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -124,18 +139,41 @@ class LeaseDaemon:
         self.reserved_slots[1].fd = listener.fileno()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.add_signal_handler(number, self.shutdown_if_unused)
-        self.record.open()
+        self._loop.add_signal_handler(signal.SIGUSR2, self.hand_over)
+        self.record.read()
+        resume.restore(self)
+        self.record.start(lambda: snapshot(self))
+        self.service.close_rest()
+        self.service.keep_listener(listener)
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._loop.add_reader(listener.fileno(), self._accept)
+                resume.launch(self)
+                self.spawn_vital(self._serve(listener), "serve")
+                self.spawn_vital(notify.keep_watchdog_alive(lambda: handover.is_sound(self)), "service watchdog")
                 if self.options.parent_pid:
                     self._watch_parent(self.options.parent_pid)
                 await self._exit.wait()
                 await self._finish()
         except* _Leaving:
-            pass
+            self.flight.stop()
         finally:
             self._close_everything()
+            self.flight.close()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        """Those who come at once shall find the lockspaces and leases of the last daemon."""
+        await resume.settled(self)
+        if not self._exit.is_set():
+            self._loop.add_reader(listener.fileno(), self._accept)
+            for connection in list(self._connections.values()):
+                connection.go_on()
+        notify.ready(self.summary())
+        await handover.keep_manager_informed(self)
+
+    def summary(self) -> str:
+        """One line for the service manager."""
+        clients = sum(client.registered for client in self.clients)
+        return f"{len(self.spaces.listed(Listed.ACTIVE))} lockspaces, {len(self.leases)} leases, {clients} clients"
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         """Background work on one lease; its errors end that work only."""
@@ -186,6 +224,23 @@ class LeaseDaemon:
         self.forced_shutdown = True
         self._begin_leaving()
 
+    def hand_over(self) -> None:
+        """End, and leave everything to a successor (`handover`)."""
+        why_not = handover.refusal(self)
+        if why_not:
+            log.error("handover refused: %s", why_not)
+            return
+        log.warning("handing over: %s", self.summary())
+        self._handing_over = self.leaving = True
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener.fileno())
+        for connection in self._connections.values():
+            connection.pause()
+        self._exit.set()
+
+    def commands_running(self) -> bool:
+        return any(connection.suspended or connection.unsent for connection in self._connections.values())
+
     def _begin_leaving(self) -> None:
         self.leaving = True
         for space in self.spaces:
@@ -195,6 +250,10 @@ class LeaseDaemon:
 
     async def _finish(self) -> None:
         """Until the last lockspace is gone; requests are served meanwhile."""
+        if self._handing_over:
+            await handover.finish_commands(self)
+            raise _Leaving
+        notify.stopping()
         while len(self.spaces):
             await self.spaces.wait_changed()
         for _ in range(FAREWELL_TURNS):
@@ -209,17 +268,29 @@ class LeaseDaemon:
         if self._listener is not None:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
-        for connection in list(self._connections.values()):
+        over = not self._handing_over and not len(self.spaces)
+        if over:
+            self.service.drop_listener()
+        for client, connection in list(self._connections.items()):
+            if over:
+                self._forget_connection(client, connection)
             self._hangups.forget(connection.sock)
             connection.close()
         self._hangups.close()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for client in self.clients:
+            self._unwatch(client)
+            if client.process is not None:
+                client.process.close()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             self._loop.remove_signal_handler(number)
         self.helper.close()
         self.programs.close()
         self.alarm.close()
-        if not len(self.spaces):
+        if over:
             self.record.close()
+        else:
+            self.record.keep()
+        self.service.close(keep=not over)
 
     # -- connections ---------------------------------------------------------------------------------------
 
@@ -249,6 +320,69 @@ class LeaseDaemon:
         connection = self._connections[client] = Connection(sock, client, self, self._loop)
         connection.start()
 
+    def connect(self, client: Client, sock: socket.socket) -> None:
+        """A registered client's connection that an earlier daemon had. It is read when this one serves."""
+        connection = self._connections[client] = Connection(sock, client, self, self._loop)
+        connection.marks = self.service.marks
+        connection.pause()
+
+    def _forget_connection(self, client: Client, connection: Connection) -> None:
+        """Also where copies of it are kept for a successor."""
+        if connection.marks is not None:
+            connection.shut_down()
+            self.service.drop_client(client.tag)
+
+    # -- adopted clients that have no connection -----------------------------------------------------------
+
+    def watch_process(self, client: Client) -> None:
+        """The end of its process is the end of the client."""
+        assert client.process is not None
+        self._loop.add_reader(client.process.fd, self.process_gone, client)
+        client.watched = True
+
+    def _unwatch(self, client: Client) -> None:
+        if client.watched and client.process is not None and client.process.fd != NO_FD:
+            self._loop.remove_reader(client.process.fd)
+        client.watched = False
+
+    def process_gone(self, client: Client) -> None:
+        """As `connection_lost`, for a client that has no connection."""
+        self._unwatch(client)
+        if client.pid_dead or client in self._connections:
+            return
+        log.warning("client %d pid %d, adopted without a connection, has ended", client.ci, client.pid)
+        self._note_death(client)
+        if not client.cmd_active:
+            self._bury(client)
+
+    def _attach(self, connection: Connection, process: Process, token_number: int) -> bool:
+        """A process whose connection the last daemon took with it comes again; False: it is a new client.
+
+        Only when there is exactly one such client of this very process, or the one that holds the lease which the
+        request names by its token. Not to one that was restricted to nothing: it would never be answered.
+        """
+        found = [
+            client
+            for client in self.clients.all_of_pid(process.pid)
+            if client.watched and client.process is not None and client.process.start == process.start
+        ]
+        if token_number:
+            found = [client for client in found if any(t.number == token_number for t in client.held())]
+        if len(found) != 1 or process.start is None or found[0].restricted & wire.RESTRICT_ALL:
+            return False
+        newcomer, client = connection.client, found[0]
+        self._unwatch(client)
+        self.clients.remove(newcomer)
+        del self._connections[newcomer]
+        self._connections[client] = connection
+        connection.client, client.fd = client, newcomer.fd
+        log.warning("client %d pid %d has a connection again", client.ci, client.pid)
+        return True
+
+    def hold_ended(self, local: LocalLease, persistent: bool) -> None:
+        """Of a lease of the last daemon that is not verified yet."""
+        resume.hold_ended(self, local, persistent)
+
     def _accept_again(self) -> None:
         if self._listener is not None and self._listener.fileno() >= 0:
             self._loop.add_reader(self._listener.fileno(), self._accept)
@@ -259,6 +393,7 @@ class LeaseDaemon:
         if self.options.debug_clients:
             log.debug("cl %d:%d free", client.ci, client.fd)
         self._connections.pop(client, None)
+        self._forget_connection(client, connection)
         self._hangups.forget(connection.sock)
         connection.close()
         if not client.registered:
@@ -294,6 +429,7 @@ class LeaseDaemon:
 
     def _bury(self, client: Client) -> None:
         self._release_leases_of(client)
+        self.record.client_gone(client)
         self.clients.remove(client)
 
     def _release_leases_of(self, client: Client) -> None:
@@ -309,6 +445,7 @@ class LeaseDaemon:
         self._connections.pop(client, None)
         sock = connection.detach()
         if client.registered:
+            self.service.drop_client(client.tag)
             self.clients.forget_pid(client)
             self._bury(client)
         else:
@@ -357,15 +494,14 @@ class LeaseDaemon:
         """A complete request. Most are answered before this returns."""
         assert isinstance(verdict, Entry)
         client = connection.client
-        if verdict.shown_as and not client.registered:
+        if verdict.shown_as:
             client.name = verdict.shown_as
         if verdict.context is Context.REGISTERED:
             call = Call(connection, header, payload, self._target(connection, header))
             call.target.cmd_active = header.cmd
-            call.target.cmd_last = header.cmd
         else:
             call = Call(connection, header, payload, client)
-            if verdict.context is Context.WORKER and not client.registered and not verdict.shown_as:
+            if verdict.context is Context.WORKER and not verdict.shown_as:
                 client.name = f"cmd{header.cmd}"
         if self.options.debug_cmds >> header.cmd & 1:
             self.log_ring.note(
@@ -375,7 +511,7 @@ class LeaseDaemon:
             reply = self._answer(verdict, call)
             if reply is not None:
                 connection.reply(reply, close=verdict.close_after_reply)
-            elif verdict.close_after_reply and not client.registered:
+            elif verdict.close_after_reply and not client.registered and not connection.detached:
                 self.connection_lost(connection)
             return
         connection.suspend()
@@ -439,17 +575,29 @@ class LeaseDaemon:
         if client.registered:
             log.warning("client %d pid %d registers again, ignored", client.ci, client.pid)
             return
+        connection = call.connection
         try:
-            process = Process.at_other_end(call.connection.sock, call.connection.accepted_at)
+            process = Process.at_other_end(connection.sock, connection.accepted_at)
         except OSError as error:
             # No descriptor left to hold on to the process: it could not be killed, so it must not get a lease.
             log.error("client %d cannot be registered, closed: %s", client.ci, error)
-            self.connection_lost(call.connection)
+            self.connection_lost(connection)
             return
-        self.clients.register(client, process.pid, process)
+        token_number = call.header.data if call.header.cmd_flags & wire.REGISTER_AGAIN else 0
+        if self._attach(connection, process, token_number):
+            client = connection.client
+            process.close()
+        else:
+            self.clients.register(client, process.pid, process)
+        client.tag = secrets.token_hex(8)
+        connection.marks = self.service.marks
+        self.record.client(client)
+        self.service.keep_client(client.tag, connection.sock)
 
     def _restrict(self, call: Call) -> bytes:
         call.connection.client.restricted = call.header.cmd_flags
+        if call.connection.client.registered:
+            self.record.client(call.connection.client)
         return wire.encode_reply(call.header)
 
     def _version(self, call: Call) -> bytes:
@@ -484,10 +632,9 @@ class LeaseDaemon:
         """It is over for this daemon: out of the table, out of its holders' hands, its storage given back."""
         for token in list(lease.tokens):
             lease_commands.drop_token(self, token)
+        if self.leases.get(lease.key) is lease:
+            self.record.freed(lease)
         self.leases.forget(lease)
-        if lease.orphaned:
-            lease.orphaned = False
-            self.record.orphan_gone(lease.space.name)
         if lease.device is None:
             return
         lockspace = lease.space.lockspace

@@ -95,21 +95,27 @@ def want_removal(space: Space) -> None:
     space.wake()
 
 
+def _echo(call: Call, result: int = 0) -> bytes:
+    """The reply of a main-loop command: data2 goes back as it came."""
+    return wire.encode_reply(call.header, result, call.header.data2)
+
+
 def set_config(daemon: LeaseDaemon, call: Call) -> bytes:
     space = daemon.spaces.active(_lockspace(call).name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     wanted = call.header.data
     if wanted in (wire.CONFIG_USED, wire.CONFIG_USED_BY_ORPHANS) and space.phase is not Phase.HEALTHY:
-        return wire.encode_reply(call.header, ENOSPC)
+        return _echo(call, ENOSPC)
     if wanted in (wire.CONFIG_USED, wire.CONFIG_UNUSED):
         space.external_used = wanted == wire.CONFIG_USED
     elif wanted in (wire.CONFIG_USED_BY_ORPHANS, wire.CONFIG_UNUSED_BY_ORPHANS):
         space.used_by_orphans = wanted == wire.CONFIG_USED_BY_ORPHANS
     else:
-        return wire.encode_reply(call.header, EINVAL)
+        return _echo(call, EINVAL)
+    daemon.record.configured(space)
     space.wake()
-    return wire.encode_reply(call.header)
+    return _echo(call)
 
 
 # -- events ------------------------------------------------------------------------------------------------
@@ -119,16 +125,16 @@ def reg_event(daemon: LeaseDaemon, call: Call) -> bytes | None:
     """The connection becomes an event descriptor: only `event_cb` messages go out from now on."""
     wanted = _lockspace(call)
     if not wanted.name:
-        return wire.encode_reply(call.header, EINVAL)
+        return _echo(call, EINVAL)
     space = daemon.spaces.active(wanted.name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     _clean_events(space)
     if len(space.events) >= wire.MAX_EVENT_FDS:
-        return wire.encode_reply(call.header, ENOCSI)
+        return _echo(call, ENOCSI)
     sock = daemon.detach(call.connection)
     try:
-        sock.send(wire.encode_reply(call.header))
+        sock.send(_echo(call))
     except OSError:
         sock.close()
         return None
@@ -137,11 +143,15 @@ def reg_event(daemon: LeaseDaemon, call: Call) -> bytes | None:
 
 
 def end_event(daemon: LeaseDaemon, call: Call) -> bytes:
-    space = daemon.spaces.active(_lockspace(call).name)
+    """Close the event descriptors whose clients have said that they are done."""
+    wanted = _lockspace(call)
+    if not wanted.name:
+        return _echo(call, EINVAL)
+    space = daemon.spaces.active(wanted.name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     _clean_events(space)
-    return wire.encode_reply(call.header)
+    return _echo(call)
 
 
 def _clean_events(space: Space) -> None:

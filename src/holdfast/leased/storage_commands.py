@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 from holdfast.lease import format as formatting
 from holdfast.lease import inspect, request
 from holdfast.lease.errors import LeaseError, storage_code
-from holdfast.lease.geometry import API_SIZES, LARGE, SMALL, Geometry, from_api_flags
+from holdfast.lease.geometry import (
+    API_SIZES,
+    LARGE,
+    SMALL,
+    Geometry,
+    from_api_flags,
+    from_api_flags_for_reading,
+)
 from holdfast.lease.timing import MAX_IO_TIMEOUT_S
 from holdfast.leased import wire
 from holdfast.storage import Device, StorageError
@@ -116,7 +123,7 @@ async def read_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
                 wanted.disk.offset,
                 wanted.name or None,
                 wanted.host_id or 1,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:
@@ -142,7 +149,7 @@ async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
                 disk.offset,
                 wanted.lockspace_name or None,
                 wanted.name or None,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:
@@ -165,8 +172,8 @@ async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
             owners = await inspect.read_owners(
                 device,
                 disk.offset,
-                wanted.lockspace_name or None,
-                wanted.name or None,
+                wanted.lockspace_name,
+                wanted.name,
                 _explicit_geometry(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
@@ -190,10 +197,10 @@ def _explicit_geometry(flags: int) -> Geometry | None:
 async def request_lease(daemon: LeaseDaemon, call: Call) -> bytes:
     """Ask the holder to give the lease up (spec 14.2)."""
     wanted = call.payload.resources[0]
-    disk = one_disk(wanted)
     space = daemon.spaces.active(wanted.lockspace_name)
     if space is None or not space.usable:
         raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is not there or failing")
+    disk = one_disk(wanted)
     force_mode = call.header.data
     timeout_s = float(space.io_timeout)
     permit = space.membership.permit_lease_write

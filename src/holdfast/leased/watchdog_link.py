@@ -17,6 +17,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.lease.errors import Code, LeaseError
@@ -36,6 +37,8 @@ REFCOUNT_CLEAR: Final = 3
 TEST_LIVE: Final = 4
 STATUS: Final = 5
 OPEN_WATCHDOG: Final = 7
+SUPERSEDE: Final = 0x48465001
+"""Only Holdfast's watchdog daemon knows it; wdmd ignores it."""
 
 _MESSAGE = struct.Struct("=IIIIIIQQQ128s")
 MESSAGE_SIZE: Final = 176
@@ -71,16 +74,33 @@ class WdmdLink:
         self._name = f"sanlock_{space_name}:{host_id}"
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
+        self._registered = False
+        self._answers_for_dead = False
+        self.on_connected: Callable[[int], None] | None = None
+        """Told the descriptor, so that somebody can keep the connection over the end of this process."""
         self._watched = False
         self._lost = asyncio.Event()
         self._latest = (0, 0)
         """Timestamp and expiry of the last successful renewal, told or not."""
         self._armed_until = math.inf
+        self.on_lost: Callable[[str, float], None] = lambda name, expires: None
+        """Told the name and the expiry when the watchdog daemon has gone."""
+        self.on_again: Callable[[str], None] = lambda name: None
 
     @property
     def armed_until(self) -> float:
         """CLOCK_BOOTTIME seconds. Infinity before the first expiry was told, and after the test was disabled."""
         return self._armed_until
+
+    def take_over(self, sock: socket.socket | None) -> None:
+        """Go on with the registered connection of an earlier daemon.
+
+        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then. Holdfast's
+        watchdog daemon takes our word that we are what that connection stood for.
+        """
+        self._socket = sock
+        self._registered = sock is not None
+        self._answers_for_dead = sock is None
 
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
@@ -88,6 +108,9 @@ class WdmdLink:
         wdmd 3.8.5 arms it at its own start, always with 60 s, and ignores OPEN_WATCHDOG in silence; later ones
         arm it only by OPEN_WATCHDOG. STATUS, sent right behind, is answered by both.
         """
+        if self._socket is not None:
+            await self._probe(self._socket)
+            return
         try:
             self._socket = socket.socket(
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -97,20 +120,48 @@ class WdmdLink:
         except (OSError, TimeoutError) as error:
             self.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error
+        if self.on_connected is not None:
+            self.on_connected(self._socket.fileno())
         self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
         reply = await self._answer()
         self._check_fire_timeout(fire_timeout_of(reply))
         if command_of(reply) == OPEN_WATCHDOG:
             self._check_fire_timeout(fire_timeout_of(await self._answer()))
 
+    async def _probe(self, sock: socket.socket) -> None:
+        """Whether wdmd still answers on a connection that somebody else has used."""
+        try:
+            # Answers that nobody read any more.
+            sock.recv(64 * MESSAGE_SIZE)
+        except OSError:
+            pass
+        self._tell(encode(STATUS))
+        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+
     async def register(self, timestamp: int, expiry: int) -> None:
         """The test begins: the host is reset unless `extend` follows before `expiry` plus the fire timeout."""
         self._latest = (timestamp, expiry)
-        self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
-        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+        if not self._registered:
+            self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
+            self._check_fire_timeout(fire_timeout_of(await self._answer()))
+            self._registered = True
         self._test_live(*self._latest)
         self._armed_until = self._latest[1]
+        if self._answers_for_dead:
+            await self._supersede()
         self._watch()
+
+    async def _supersede(self) -> None:
+        """The expiry that the last daemon left behind ends with ours, which stands already."""
+        self._tell(encode(SUPERSEDE) + encode(STATUS))
+        reply = await self._answer()
+        self._answers_for_dead = False
+        if command_of(reply) == STATUS:
+            log.error("%s: this wdmd keeps the expiry of the last daemon: the host is reset", self._name)
+            return
+        if fire_timeout_of(reply):
+            log.warning("%s: the watchdog daemon takes this daemon for the last one", self._name)
+        await self._answer()
 
     def _check_fire_timeout(self, actual: int) -> None:
         if actual != self._fire_timeout:
@@ -157,6 +208,7 @@ class WdmdLink:
                 self._watched = False
             self._socket.close()
             self._socket = None
+        self._registered = False
 
     # -- when the watchdog daemon goes away ------------------------------------------------------------------
 
@@ -179,6 +231,7 @@ class WdmdLink:
             return  # Nothing was asked; what it says does not matter.
         self.close()
         log.error("%s: the watchdog daemon has gone; the watchdog expires at %s", self._name, self._shown())
+        self.on_lost(self._name, self._armed_until)
         self._lost.set()
 
     async def keep_armed(self) -> None:
@@ -212,6 +265,7 @@ class WdmdLink:
         finally:
             if not self._watched:
                 self.close()
+        self.on_again(self._name)
         log.warning("%s: watchdog armed again, it expires at %s", self._name, self._shown())
         return True
 

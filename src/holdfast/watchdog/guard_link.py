@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from holdfast.watchdog.device import DeviceError
@@ -60,26 +60,49 @@ class GuardLink:
 
     # -- keeper.Pinger ---------------------------------------------------------------------------------------
 
-    async def arm(self, timeout: int) -> Armed:
-        """An inherited descriptor is armed already; else the first device that does exactly `timeout`."""
+    async def arm(self, timeout: int, nearest: bool = False) -> Armed:
+        """An inherited descriptor is armed already; else the first device that does `timeout`."""
         async with self._lock:
             if self._device_fd >= 0:
                 reply = await self._readopt()
             else:
-                reply = await self._ask(Request(Op.ARM, value=timeout, text="\n".join(self._paths)))
+                reply = await self._ask(
+                    Request(Op.ARM, value=timeout, text="\n".join(self._paths), nearest=nearest)
+                )
                 if reply.error or self._device_fd < 0:
                     raise DeviceError(reply.text or os.strerror(max(reply.error, 0)))
                 self._device_path = reply.text.split("\t")[0]
-                self._timeout = timeout
-            path, _, identity = reply.text.partition("\t")
-            return Armed(path, identity, reply.lateness, reply.pinged_at, reply.value)
+                self._timeout = reply.timeout
+            path, identity, remark = (*reply.text.split("\t"), "", "")[:3]
+            return Armed(path, identity, reply.lateness, reply.pinged_at, reply.value, reply.timeout, remark)
 
     async def ping(self, earliest_expire: int | None, heartbeat_until: float) -> Pinged:
         async with self._lock:
             if self._control is None and self._device_fd >= 0:
                 await self._readopt()
             request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
+            return self._pinged(await self._ask(request))
+
+    async def program(
+        self, timeout: int, nearest: bool, earliest_expire: int | None, heartbeat_until: float
+    ) -> Pinged:
+        """Another timeout; pings."""
+        async with self._lock:
+            if self._control is None and self._device_fd >= 0:
+                await self._readopt()
+            request = Request(
+                Op.PROGRAM,
+                earliest_expire=earliest_expire or 0,
+                heartbeat_until=heartbeat_until,
+                value=timeout,
+                nearest=nearest,
+            )
             reply = await self._ask(request)
+            if not reply.error:
+                self._timeout = reply.timeout
+            return self._pinged(reply)
+
+    def _pinged(self, reply: Reply) -> Pinged:
         if reply.error in (errno.ETIME, errno.ESTALE):
             return Pinged(None)
         if reply.error == errno.ENODEV:
@@ -87,7 +110,18 @@ class GuardLink:
             raise DeviceError(reply.text, gone=True)
         if reply.error:
             raise DeviceError(reply.text)
-        return Pinged(reply.pinged_at, reply.shortened_to)
+        return Pinged(reply.pinged_at, reply.shortened_to, reply.timeout, reply.lateness, reply.text)
+
+    async def hand_over(self, timeout: int) -> tuple[int, str]:
+        """Armed with the nearest to `timeout` and closed without being stopped: what it has now, and a remark."""
+        async with self._lock:
+            if self._control is None and self._device_fd >= 0:
+                await self._readopt()
+            reply = await self._ask(Request(Op.HAND_OVER, value=timeout))
+            if reply.error:
+                raise DeviceError(reply.text)
+            self._forget_device()
+            return reply.timeout, reply.text
 
     async def disarm(self) -> bool:
         async with self._lock:
@@ -98,7 +132,7 @@ class GuardLink:
             self._forget_device()
             return reply.error == 0
 
-    async def set_pretimeout(self, pretimeout: int, governor: str) -> str:
+    async def set_pretimeout(self, pretimeout: int, governor: str = "") -> str:
         """Returns what could not be done, or nothing."""
         async with self._lock:
             reply = await self._ask(Request(Op.PRETIMEOUT, value=pretimeout, text=governor))
@@ -222,6 +256,7 @@ class GuardLink:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
+                env=_with_our_package(os.environ),
             )
         ours.setblocking(False)
         self._control = ours
@@ -251,6 +286,12 @@ class GuardLink:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(_wait_for, process)
+
+
+def _with_our_package(environ: Mapping[str, str]) -> dict[str, str]:
+    """So that the guard is of the same version as we are, wherever we were loaded from."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))}
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

@@ -58,6 +58,14 @@ def interval_of(fire_timeout: int) -> int:
     return 1
 
 
+def ping_interval(fire_timeout: int, device_timeout: int, pretimeout: int) -> int:
+    """Between two pings, seconds: the original's interval, and at most a quarter of what the device counts.
+
+    systemd pings between a quarter and half of the timeout without the pretimeout (spec 2.6).
+    """
+    return max(1, min(interval_of(fire_timeout), (device_timeout - pretimeout) // 4))
+
+
 def ping_limit(expire: int, lateness: float) -> float:
     """The first instant at which a ping would break the guarantee for a client that expires at `expire`."""
     return expire - lateness

@@ -20,6 +20,7 @@ from holdfast.path.records import (
     MapSettings,
     Path,
     Policy,
+    Wish,
 )
 from holdfast.path.schedule import Intervals
 from holdfast.path.states import DmState, PathState
@@ -390,5 +391,58 @@ def test_paths_come_and_go() -> None:
             lab.watch.add_path(gone)
             await lab.pass_time(1)
             assert gone.state is PathState.UP
+
+    virtual(scene)
+
+
+@pytest.mark.parametrize("by", ["wwid", "key"])
+def test_a_path_is_used_again_only_after_what_must_come_first(by: str) -> None:
+    async def scene() -> None:
+        async with Lab(replace(P2, recheck_wwid=by == "wwid")) as lab:
+            await lab.pass_time(5)
+            lab.map.has_reservation_key = by == "key"
+            wish = Wish.CHECK_WWID if by == "wwid" else Wish.REGISTER_KEY
+            path = lab.path("sda")
+            for _ in range(2):
+                lab.kill("sda")
+                await lab.pass_time(10)
+                lab.mend("sda")
+                await lab.pass_time(10)
+                assert lab.kernel_states() == {"sda": "F", "sdb": "A"}
+                assert any(asked.endswith(f"{wish.name} sda") for asked in lab.asked)
+                await lab.watch.submit(lambda: path_rules.granted(lab.map, path, wish, False))
+                await lab.pass_time(3)
+                assert lab.kernel_states()["sda"] == "F"
+                await lab.watch.submit(lambda: path_rules.granted(lab.map, path, wish, True))
+                await lab.pass_time(0.1)
+                assert lab.kernel_states() == {"sda": "A", "sdb": "A"}
+
+    virtual(scene)
+
+
+def test_a_denied_unit_is_down_and_purged_if_wanted() -> None:
+    async def scene() -> None:
+        async with Lab(replace(P2, purge_disconnected=True)) as lab:
+            await lab.pass_time(5)
+            lab.storage[lab.path("sda")].answer = CheckResult(PathState.DISCONNECTED, " no access to this device")
+            await lab.pass_time(8)
+            assert lab.path("sda").state is PathState.DOWN
+            assert lab.kernel_states() == {"sda": "F", "sdb": "A"}
+            assert any(asked.endswith("PURGE sda") for asked in lab.asked)
+
+    virtual(scene)
+
+
+def test_ghost_delay() -> None:
+    async def scene() -> None:
+        async with Lab(P2) as lab:
+            lab.map.ghost_until = 30.0
+            for path in lab.map.paths:
+                lab.storage[path].answer = GHOST
+            await lab.pass_time(29)
+            assert lab.map.counters.map_loads == 0
+            await lab.pass_time(2)
+            assert lab.map.counters.map_loads == 1
+            assert lab.map.ghost_until is None
 
     virtual(scene)

@@ -1,1 +1,1 @@
-"""The path daemon: checks the paths of dm-multipath maps, fails and reinstates them, as multipathd does."""
+"""The path daemon: multipath.conf, checkers, device-mapper maps (spec path)."""

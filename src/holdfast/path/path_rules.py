@@ -120,7 +120,7 @@ def check_done(found: Map, path: Path, result: CheckResult, now_s: float) -> lis
     Sets state, interval and messages; the caller computes when the path is due again.
     """
     actions: list[Action] = []
-    path.checker_state, path.message = result.state, result.message
+    path.checker_state, path.message = acted_upon(result.state), result.message
     path.was_checked = True
     if result.state is PathState.DISCONNECTED and found.settings.purge_disconnected:
         actions.append(Ask(Wish.PURGE, path))
@@ -128,8 +128,10 @@ def check_done(found: Map, path: Path, result: CheckResult, now_s: float) -> lis
     if new is PathState.UP and path.size == 0:
         new = PathState.GHOST
     if new.is_good:
-        if (old.is_bad or path.dm_state is DmState.FAILED) and (path.added_offline or found.settings.recheck_wwid):
-            actions.append(Ask(Wish.CHECK_WWID, path))
+        missing = _missing(found, path)
+        if missing:
+            # It may lead to another logical unit by now, or every I/O would end in a conflict: not yet.
+            return actions + [Ask(wish, path) for wish in missing]
         new = _hold_back(found, path, new, now_s, actions)
     steps = TABLE.get((old_of(old), new_of(old, new)), ())
     for step in steps:
@@ -139,6 +141,29 @@ def check_done(found: Map, path: Path, result: CheckResult, now_s: float) -> lis
     if new is PathState.UP and path.state is PathState.UP:
         actions += _enable_group(found, path)
     return actions
+
+
+def _missing(found: Map, path: Path) -> list[Wish]:
+    """What has to be done before a path that was down is used again; the daemon answers with `granted`."""
+    if not (path.state.is_bad or path.dm_state is DmState.FAILED):
+        return []
+    wanted = []
+    if path.added_offline or found.settings.recheck_wwid:
+        wanted.append(Wish.CHECK_WWID)
+    if found.has_reservation_key:
+        wanted.append(Wish.REGISTER_KEY)
+    return [wish for wish in wanted if wish not in path.granted]
+
+
+def granted(found: Map, path: Path, wish: Wish, is_well: bool) -> list[Action]:
+    """CHECK_WWID or REGISTER_KEY was done. Not well: the path stays as it is; a changed WWID: remove it."""
+    if not is_well:
+        changed = wish is Wish.CHECK_WWID
+        return [Log(0, f"{path.dev}: path wwid change detected. Removing")] if changed else []
+    path.granted.add(wish)
+    if wish is Wish.CHECK_WWID:
+        path.added_offline = False
+    return [Recheck(path, 0.0)]
 
 
 def _hold_back(found: Map, path: Path, new: PathState, now_s: float, actions: list[Action]) -> PathState:
@@ -186,6 +211,7 @@ def _do(step: Step, found: Map, path: Path, old: PathState, new: PathState) -> l
             if path.dm_state is DmState.ACTIVE:
                 path.interval = found.settings.intervals.grown(path.interval)
         case Step.FAIL:
+            path.granted.clear()
             return _fail(found, path)
         case Step.FAIL_IF_KERNEL_USES_IT:
             if path.dm_state is not DmState.FAILED and found.group_of(path):
@@ -215,8 +241,8 @@ def _reinstate(found: Map, path: Path, new: PathState) -> list[Action]:
     others = found.active_paths - (1 if path.state.is_good else 0)
     if new is PathState.GHOST and not others and path.implicit_alua_only:
         return []  # Only the array could make it usable; I/O there would fail, and the path flap.
+    path.granted.clear()  # When it has been down again, all has to be done anew.
     return [
-        Ask(Wish.REGISTER_KEY, path),
         Message(dm_text.reinstate_path(path.dev_t), path),
         Log(2, f"{path.dev_t}: reinstated"),
     ]

@@ -58,6 +58,16 @@ class MapSettings:
     purge_disconnected: bool = False
 
 
+class Wish(enum.Enum):
+    """What only the daemon can do, beside messages, log lines and reloads."""
+
+    REREAD = "read the path's information again"
+    CHECK_WWID = "compare the path's WWID with the map's"
+    REGISTER_KEY = "register the persistent reservation's key on the path"
+    PURGE = "delete the SCSI device"
+    SAMPLE = "read the path many times and count errors"
+
+
 @dataclass(slots=True, eq=False)
 class Path:
     """One block device that leads to a logical unit."""
@@ -91,6 +101,8 @@ class Path:
     alternates: bool = False
     """FC, SAS, iSCSI or SRP: round-robin groups alternate its adapters and ports."""
     delays: Delays = field(default_factory=Delays)
+    granted: set[Wish] = field(default_factory=set)
+    """What had to be done before it may be used again, and was."""
     was_checked: bool = False
     """Something is known of it: only then does its being down count."""
 
@@ -164,6 +176,8 @@ class Map:
     had_paths: bool = True
     """Whether the last look found active paths, for counting failures."""
     force_reload: bool = False
+    has_reservation_key: bool = False
+    """A persistent reservation: a path may be used only after the key was registered on it."""
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -183,16 +197,6 @@ class Map:
     def group_of(self, path: Path) -> int:
         """The number of its group; 0: none."""
         return next((number for number, group in enumerate(self.groups, 1) if path in group.paths), 0)
-
-
-class Wish(enum.Enum):
-    """What only the daemon can do, beside messages, log lines and reloads."""
-
-    REREAD = "read the path's information again"
-    CHECK_WWID = "compare the path's WWID with the map's"
-    REGISTER_KEY = "register the persistent reservation's key on the path"
-    PURGE = "delete the SCSI device"
-    SAMPLE = "read the path many times and count errors"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from typing import Any
 
 import pytest
 
 from holdfast.testing.fake_watchdog import I6300ESB, IB700, ITCO, DriverModel
 from holdfast.watchdog.device import DeviceError
+from holdfast.watchdog.flight import FlightNotes
 from holdfast.watchdog.keeper import OWN_TIMEOUT
 from holdfast.watchdog.options import from_settings
 from holdfast.watchdog.settings import load
@@ -95,6 +98,28 @@ def test_a_device_that_cannot_be_shortened_is_told_as_it_is() -> None:
     on_a_bench(body, runtime_timeout=600)
 
 
+def test_a_timeout_that_may_have_changed_counts_as_the_longer_one() -> None:
+    async def body(bench: Bench) -> None:
+        client = await bench.lockspace(80)
+        await bench.until(START + 5)
+        assert bench.watchdog.timeout == 60
+        # The guard dies over it: nobody knows what the device has.
+        bench.watchdog.faults["keepalive"] = errno.EIO
+        await bench.tell(client, Command.TEST_LIVE)
+        await bench.tell(client, Command.REFCOUNT_CLEAR)
+        bench.keeper.closed(client)
+        await asyncio.sleep(0.1)
+        assert bench.watchdog.timeout == 600
+        del bench.watchdog.faults["keepalive"]
+        again = bench.connect()
+        await bench.tell(again, Command.REFCOUNT_SET)
+        status = await bench.tell(again, Command.STATUS)
+        assert status is not None
+        assert (status.fire_timeout, bench.watchdog.timeout) == (60, 60)
+
+    on_a_bench(body, runtime_timeout=600)
+
+
 def test_a_shorter_promise_than_the_runtime_timeout_can_be_had_alone() -> None:
     async def body(bench: Bench) -> None:
         await asyncio.sleep(0.1)
@@ -175,3 +200,89 @@ def test_where_settings_come_from_under_systemd_and_without() -> None:
     assert "systemd has a watchdog device itself" in remarks[0]
     values, _ = from_settings(load("/nonexistent", "systemd.watchdog_sec=default"), systemd_runs=False)
     assert values["runtime_timeout_s"] == OWN_TIMEOUT
+
+
+class Notes:
+    """A recorder that remembers."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, dict[str, Any]]] = []
+
+    def note(self, kind: str, /, *, sync: bool = True, loud: bool = False, **fields: Any) -> None:
+        self.found.append((kind, fields))
+        # What must not be lost in a reset is on the disk at once; signs of life keep no disk awake.
+        assert sync == (kind != "ping")
+
+    def close(self) -> None:
+        pass
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.found]
+
+
+def test_what_the_flight_recorder_gets() -> None:
+    notes, slept, told = Notes(), [0.0], list[str]()
+
+    async def body(bench: Bench) -> None:
+        client = await bench.lockspace(35)
+        await bench.until(START + 12)
+        slept[0] = 500.0
+        await bench.until(START + 41)
+        await bench.live(client, 200)
+        await bench.until(START + 45)
+        bench.keeper.closed(client)
+        assert notes.kinds() == [
+            "armed",
+            "ping",
+            "slept",
+            "ping",
+            "ping",
+            "withheld",
+            "resumed",
+            "ping",
+            "client-dead",
+        ]
+        fields = dict(notes.found)
+        assert fields["armed"]["interval"] == 10
+        # Monotonic seconds become seconds since boot, with the sleep.
+        assert fields["withheld"]["fires_at"] == START + 30 + 60 + 500
+        assert "sanlock_LS:1" in fields["withheld"]["reasons"][0]
+        assert fields["slept"]["seconds"] == 500.0
+        assert told[-1] == "pinging again"
+
+    on_a_bench(body, observer=FlightNotes(notes, lambda: slept[0], told.append))
+
+
+def test_a_clock_that_jumps_withholds_and_does_not_ping_late() -> None:
+    """A machine that was stopped as a whole (a hypervisor's pause) sees its clock jump over the expiry."""
+
+    async def body(bench: Bench) -> None:
+        await bench.lockspace(25)
+        await bench.until(START + 12)
+        bench.watchdog.on_keepalive = lambda: None
+        # The loop sleeps through the expiry: nothing of it runs in between.
+        bench.pinger.delay_s = 100.0
+        await bench.until(START + 130)
+        assert bench.watchdog.pings[-1] == START + 10
+        assert bench.watchdog.fires_at == START + 70
+
+    on_a_bench(body)
+
+
+def test_a_device_that_is_busy_is_tried_again() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.lockspace(1000)
+        await bench.until(START + 3)
+        assert bench.keeper.armed is None
+        reply = await bench.tell(bench.connect(), Command.OPEN_WATCHDOG, fire_timeout=60)
+        assert reply is not None
+        assert reply.fire_timeout == 0
+        bench.watchdog.is_open = False
+        await bench.until(START + 30)
+        assert bench.keeper.armed is not None
+
+    async def busy(bench: Bench) -> None:
+        bench.watchdog.is_open = True
+        await body(bench)
+
+    on_a_bench(busy)

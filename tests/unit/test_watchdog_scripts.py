@@ -85,10 +85,10 @@ def test_well_scripts_run_once_per_interval_just_before_the_test(tmp_path: Path)
     async def body(bench: Bench, programs: Programs, scripts: Scripts) -> None:
         await bench.lockspace(1000)
         await bench.until(START + 51)
-        assert programs.started == [START + 10, START + 28, START + 38, START + 48]
+        assert programs.started == [START + 10, START + 18, START + 28, START + 38, START + 48]
         assert bench.watchdog.pings[-1] == START + 50
         (state,) = scripts.states()
-        assert (state.run, state.good, state.fail, state.last_result) == (4, 4, 0, 0)
+        assert (state.run, state.good, state.fail, state.last_result) == (5, 5, 0, 0)
 
     with_scripts(tmp_path, body)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from holdfast.leased.watchdog_link import WdmdLink
 from holdfast.testing.fake_watchdog import FakeWatchdog
+from holdfast.testing.fake_watchdog_daemon import DirectGuard, never_restart
 from holdfast.watchdog.clients import MAX_CLIENTS
 from holdfast.watchdog.guard import Guard
 from holdfast.watchdog.keeper import Keeper
 from holdfast.watchdog.server import BACKLOG, Server
 from holdfast.watchdog.wire import MESSAGE_SIZE, Command, Message, encode
-from tests.unit.watchdog_bench import DirectGuard, never_restart
 
 LIMIT_S = 60.0
 

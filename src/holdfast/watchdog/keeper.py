@@ -225,7 +225,7 @@ class Keeper:
             return wire.status_reply(
                 raw,
                 test_interval=self.test_interval,
-                fire_timeout=self.told_timeout,
+                fire_timeout=await self._promised_to(client),
                 last_keepalive=int(self.last_ping),
             )
         if message.cmd == Command.SUPERSEDE:
@@ -238,9 +238,24 @@ class Keeper:
             return wire.open_reply(raw, await self._open_for(client, message))
         return None
 
+    async def _promised_to(self, client: Client) -> int:
+        """For STATUS. An old client asks behind REFCOUNT_SET and then believes itself guarded: arm before that.
+
+        0 for a client that relies on a device that cannot be armed: it refuses to go on, as any other number
+        than its own makes it.
+        """
+        unarmed = (Phase.DISARMED, Phase.LOST)
+        if client.arms and self.phase in unarmed:
+            await self.test_if_due()
+            if self.phase in unarmed:
+                return 0
+        return self.told_timeout
+
     async def _open_for(self, client: Client, message: Message) -> int:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""
         async with self._stepping:
+            if self.handed_over:
+                return 0
             alone = not any(one.arms for one in self.clients if one is not client)
             if self.phase is Phase.DISARMED or (alone and self.phase is Phase.PINGING):
                 before = self.fire_timeout, client.asked_for
@@ -330,6 +345,8 @@ class Keeper:
                 wanted, self._is_lowered, self.clients.earliest_expire, self._now() + HEARTBEAT_S
             )
         except DeviceError as error:
+            # It may have been changed all the same: from now on the longer one counts as in force.
+            self.armed = replace(self.armed, timeout=max(self.armed.timeout, wanted))
             log.error("watchdog timeout not changed to %d s: %s", wanted, error)
             return
         if done.at is None:

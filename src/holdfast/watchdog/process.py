@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -63,9 +62,6 @@ def run_process(
     except StartError as error:
         log.error("%s", error)
         starter.failed(str(error))
-        if foreground:
-            # The log's own thread may be slower than our end, or lead elsewhere.
-            sys.stderr.write(f"{NAME}: {error}\n")
         return EXIT_FAILED
     except Exception as error:
         if starter.waits:

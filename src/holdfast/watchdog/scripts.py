@@ -117,11 +117,11 @@ class Scripts:
             failure = self._failure(script, interval)
             if failure:
                 failures.append(failure)
-        if failures or any(script.result is None for script in self._scripts.values()):
-            self._begin()
-        elif self._timer is None:
+        # One that failed, or of which nothing is known, is not made to wait.
+        self._begin(lambda script: script.result != 0)
+        if self._timer is None:
             lead = min(LEAD_S, interval / 2)
-            self._timer = asyncio.get_running_loop().call_later(interval - lead, self._begin)
+            self._timer = asyncio.get_running_loop().call_later(interval - lead, self._begin_all)
         return failures
 
     def _failure(self, script: Script, interval: int) -> str:
@@ -142,11 +142,14 @@ class Scripts:
             return f"script {script.name} failed: {_ending(script.result)}"
         return ""
 
-    def _begin(self) -> None:
-        """Start each that does not run."""
+    def _begin_all(self) -> None:
         self._timer = None
+        self._begin(lambda script: True)
+
+    def _begin(self, is_wanted: Callable[[Script], bool]) -> None:
+        """Start each that is wanted and does not run."""
         for script in list(self._scripts.values()):
-            if script.child is None:
+            if script.child is None and is_wanted(script):
                 self._run(script)
 
     def _run(self, script: Script) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from holdfast.leased import wire
+from holdfast.leased.journal import SocketId
 from holdfast.leased.processes import Process
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class Client:
         "process",
         "registered",
         "restricted",
+        "sockets",
         "suspended",
         "tag",
         "tokens",
-        "watched",
     )
 
     def __init__(self, ci: int, fd: int) -> None:
@@ -73,8 +74,8 @@ class Client:
         self.kill_count = 0
         self.kill_last = 0.0
         self.suspended = False
-        self.watched = False
-        """It has no connection: the end of its process is noticed by its pidfd."""
+        self.sockets: tuple[SocketId, ...] = ()
+        """Its ends of its connection, and of those that it had before; empty when that is not known."""
         self.tag = ""
         """Names its connection in the service manager's descriptor store."""
         self.tokens: list[Token | None] = []

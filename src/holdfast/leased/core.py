@@ -24,6 +24,7 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
 from holdfast.leased import block_queue, handover, lease_commands, resume, space_commands, wire
+from holdfast.leased.adopted import AdoptedClients
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
@@ -31,11 +32,12 @@ from holdfast.leased.connection import Connection, step
 from holdfast.leased.hangups import Hangups
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
-from holdfast.leased.journal import Holder, RecordedLease
+from holdfast.leased.journal import RecordedLease
 from holdfast.leased.leases import Key, LeaseTable, LocalLease
 from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
-from holdfast.leased.processes import NO_FD, Process
+from holdfast.leased.peer_sockets import SocketTable
+from holdfast.leased.processes import Process
 from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord, snapshot
 from holdfast.leased.service import ServiceLink
@@ -104,8 +106,6 @@ class LeaseDaemon:
         self.service = ServiceLink(options.run_dir, private=bool(options.parent_pid))
         self.internal_leases: dict[Key, RecordedLease] = {}
         """Of resource indexes, while they may be ours."""
-        self.unwatched: list[tuple[Client, Holder]] = []
-        """Adopted clients without connection and without pidfd."""
         self.programs = Programs()
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
@@ -136,6 +136,8 @@ class LeaseDaemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.add_signal_handler(number, self.shutdown_if_unused)
         self._loop.add_signal_handler(signal.SIGUSR2, self.hand_over)
+        self.sockets = self.record.sockets = SocketTable()
+        self.adopted = AdoptedClients(self)
         self.record.read()
         resume.restore(self)
         self.record.start(lambda: snapshot(self))
@@ -144,6 +146,7 @@ class LeaseDaemon:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 resume.launch(self)
+                self.spawn_vital(self.adopted.watch(), "adopted clients")
                 self.spawn_vital(self._serve(listener), "serve")
                 self.spawn_vital(notify.keep_watchdog_alive(lambda: handover.is_sound(self)), "service watchdog")
                 if self.options.parent_pid:
@@ -272,8 +275,9 @@ class LeaseDaemon:
             self._hangups.forget(connection.sock)
             connection.close()
         self._hangups.close()
+        self.adopted.close()
+        self.sockets.close()
         for client in self.clients:
-            self._unwatch(client)
             if client.process is not None:
                 client.process.close()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
@@ -327,52 +331,21 @@ class LeaseDaemon:
             connection.shut_down()
             self.service.drop_client(client.tag)
 
-    # -- adopted clients that have no connection -----------------------------------------------------------
-
-    def watch_process(self, client: Client) -> None:
-        """The end of its process is the end of the client."""
-        assert client.process is not None
-        self._loop.add_reader(client.process.fd, self.process_gone, client)
-        client.watched = True
-
-    def _unwatch(self, client: Client) -> None:
-        if client.watched and client.process is not None and client.process.fd != NO_FD:
-            self._loop.remove_reader(client.process.fd)
-        client.watched = False
-
-    def process_gone(self, client: Client) -> None:
+    def adopted_gone(self, client: Client) -> None:
         """As `connection_lost`, for a client that has no connection."""
-        self._unwatch(client)
-        if client.pid_dead or client in self._connections:
-            return
-        log.warning("client %d pid %d, adopted without a connection, has ended", client.ci, client.pid)
         self._note_death(client)
         if not client.cmd_active:
             self._bury(client)
 
-    def _attach(self, connection: Connection, process: Process, token_number: int) -> bool:
-        """A process whose connection the last daemon took with it comes again; False: it is a new client.
-
-        Only when there is exactly one such client of this very process, or the one that holds the lease which the
-        request names by its token. Not to one that was restricted to nothing: it would never be answered.
-        """
-        found = [
-            client
-            for client in self.clients.all_of_pid(process.pid)
-            if client.watched and client.process is not None and client.process.start == process.start
-        ]
-        if token_number:
-            found = [client for client in found if any(t.number == token_number for t in client.held())]
-        if len(found) != 1 or process.start is None or found[0].restricted & wire.RESTRICT_ALL:
-            return False
-        newcomer, client = connection.client, found[0]
-        self._unwatch(client)
+    def _attach(self, connection: Connection, client: Client) -> None:
+        """A process whose connection the last daemon took with it comes again: it is the client that it was."""
+        newcomer = connection.client
+        self.adopted.remove(client)
         self.clients.remove(newcomer)
         del self._connections[newcomer]
         self._connections[client] = connection
         connection.client, client.fd = client, newcomer.fd
         log.warning("client %d pid %d has a connection again", client.ci, client.pid)
-        return True
 
     def hold_ended(self, local: LocalLease, persistent: bool) -> None:
         """Of a lease of the last daemon that is not verified yet."""
@@ -393,6 +366,11 @@ class LeaseDaemon:
         connection.close()
         if not client.registered:
             self.clients.remove(client)
+            return
+        if not client.pid_dead and not self._handing_over and self.adopted.still_used(client):
+            client.fd = -1
+            client.tag = "0"
+            self.adopted.add(client)
             return
         self._note_death(client)
         if client.cmd_active:
@@ -579,11 +557,16 @@ class LeaseDaemon:
             self.connection_lost(connection)
             return
         token_number = call.header.data if call.header.cmd_flags & wire.REGISTER_AGAIN else 0
-        if self._attach(connection, process, token_number):
-            client = connection.client
+        peer = self.sockets.peer_of(connection.sock)
+        earlier = self.adopted.returning(process, token_number)
+        if earlier is not None:
+            self._attach(connection, earlier)
+            client = earlier
+            client.sockets = self.adopted.sockets_now(client, peer)
             process.close()
         else:
             self.clients.register(client, process.pid, process)
+            client.sockets = (peer,) if peer is not None else ()
         client.tag = secrets.token_hex(8)
         connection.marks = self.service.marks
         self.record.client(client)
@@ -683,8 +666,11 @@ class LeaseDaemon:
             number = signal.SIGKILL if lease.restricted & wire.RESTRICT_SIGTERM else signal.SIGTERM
         else:
             return
-        if client.process is not None:
-            self.send_signal(client.process, number)
+        self.signal_client(client, number)
+
+    def signal_client(self, client: Client, number: int) -> int:
+        """The process, or when that has ended those who still use what it had. 0, or the positive errno."""
+        return self.adopted.signal(client, number) if client.process is not None else 0
 
     def run_killpath(self, client: Client) -> bool:
         """Start the client's killpath. True when it was started (it then counts as sent)."""

@@ -41,7 +41,7 @@ class Clocks(NamedTuple):
 
 
 def read_clocks() -> Clocks:
-    """The kernel's clocks now: close together, or a process that has to wait in between takes that for a suspend."""
+    """The kernel's clocks now, close together: who has to wait in between would take that for a suspend."""
     return read_together(
         lambda: time.clock_gettime(time.CLOCK_BOOTTIME), lambda: time.clock_gettime(time.CLOCK_MONOTONIC)
     )

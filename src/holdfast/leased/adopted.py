@@ -189,7 +189,7 @@ class AdoptedClients:
         if use is Use.UNUSED or (not client.held() and not client.cmd_active):
             log.warning("client %d pid %d, adopted without a connection, has ended", client.ci, client.pid)
             self.remove(client)
-            self._daemon.adopted_gone(client)
+            self._daemon.connections.adopted_gone(client)
         elif use is not estate.said:
             estate.said = use
             if use is Use.USED:

@@ -23,7 +23,8 @@ from typing import Final
 from holdfast.lease import timing
 from holdfast.leased import privileges
 from holdfast.leased.background import Starter, become_background_process
-from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.connections import BACKLOG
+from holdfast.leased.core import LeaseDaemon
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import DaemonLog
 from holdfast.leased.options import DaemonOptions

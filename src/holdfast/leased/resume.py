@@ -110,7 +110,7 @@ def _restore_client(daemon: LeaseDaemon, recorded: RecordedClient) -> bool:
     client.killpath_wants_pid = recorded.wants_pid
     client.sockets = recorded.sockets
     if sock is not None:
-        daemon.connect(client, sock)
+        daemon.connections.connect(client, sock)
         return True
     client.tag = "0"
     daemon.adopted.add(client)

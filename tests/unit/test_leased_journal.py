@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.processes import Process, start_time
 from holdfast.lease.errors import LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
@@ -32,7 +33,6 @@ from holdfast.leased.journal import (
 )
 from holdfast.leased.leases import LeaseTable, LocalLease
 from holdfast.leased.peer_sockets import SocketTable
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.record import RunRecord, run_tag
 from holdfast.leased.spaces import Space
 

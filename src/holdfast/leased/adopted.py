@@ -16,12 +16,12 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
 from holdfast.leased.heirs import Heirs, Use, survey_in_thread
 from holdfast.leased.holders import Standing, look_for
 from holdfast.leased.journal import MAX_SOCKETS, UNKNOWN_START, Holder, SocketId
-from holdfast.leased.processes import NO_FD, Process
 
 if TYPE_CHECKING:
     from holdfast.leased.core import LeaseDaemon

@@ -20,25 +20,27 @@ from typing import Any, Final
 
 from holdfast import notify
 from holdfast.clock import Clock, SystemClock
+from holdfast.daemons.log import LogRing
+from holdfast.daemons.processes import Process
 from holdfast.lease.hosts import Notice
 from holdfast.leased import block_queue, handover, lease_commands, resume, space_commands, wire
 from holdfast.leased.adopted import AdoptedClients
 from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import Client, ClientTable, slots_for
 from holdfast.leased.connections import Connections
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.journal import RecordedLease
 from holdfast.leased.leases import Key, LeaseTable, LocalLease
-from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
 from holdfast.leased.peer_sockets import SocketTable
-from holdfast.leased.processes import Process
 from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord, snapshot
 from holdfast.leased.requests import Requests
 from holdfast.leased.service import ServiceLink
 from holdfast.leased.spaces import Listed, Space, SpaceTable
+from holdfast.observe.recorder import NoRecorder
 from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,8 @@ class LeaseDaemon:
         self.internal_leases: dict[Key, RecordedLease] = {}
         """Of resource indexes, while they may be ours."""
         self.programs = Programs()
+        self.flight = FlightNotes(NoRecorder())
+        """Replaced before `run` by one with a file."""
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
@@ -120,9 +124,10 @@ class LeaseDaemon:
                 await self._exit.wait()
                 await self._finish()
         except* _Leaving:
-            pass
+            self.flight.stop()
         finally:
             self._close_everything()
+            self.flight.close()
 
     async def _serve(self) -> None:
         """Those who come at once shall find the lockspaces and leases of the last daemon."""

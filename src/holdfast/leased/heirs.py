@@ -17,9 +17,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.leased.journal import UNKNOWN_START, Holder
 from holdfast.leased.peer_sockets import SocketTable
-from holdfast.leased.processes import NO_FD, Process
 
 MAX_HEIRS: Final = 256
 """Of one client, found by one survey; each takes a descriptor. When these have ended it is looked again."""

@@ -17,10 +17,10 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.leased.heirs import Heirs, Use, survey_in_thread
 from holdfast.leased.journal import UNKNOWN_START, Holder
 from holdfast.leased.peer_sockets import SocketTable
-from holdfast.leased.processes import NO_FD, Process
 
 log = logging.getLogger(__name__)
 

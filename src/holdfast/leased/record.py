@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
@@ -39,7 +40,6 @@ from holdfast.leased.journal import (
 )
 from holdfast.leased.leases import LocalLease, Stage, Token
 from holdfast.leased.peer_sockets import SocketTable
-from holdfast.leased.processes import Process
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ def run_tag() -> str:
         except OSError:
             parts.append(name)  # A kernel without that namespace has one of it.
     return ",".join(parts)
+
+
+class RecordUnwritable(Exception):
+    """No journal of this run can be begun, so no lease could be taken. What the previous run left is untouched."""
 
 
 class RunRecord:
@@ -115,9 +119,12 @@ class RunRecord:
         raise ValueError("written in another pid or time namespace")
 
     def start(self, snapshot: Callable[[], Journal]) -> None:
-        """Begin this run's journal; `snapshot` gives what is so now, at any time."""
+        """Begin this run's journal; `snapshot` gives what is so now, at any time. RecordUnwritable."""
         self._snapshot = snapshot
-        self._rewrite()
+        try:
+            self._rewrite()
+        except OSError as error:
+            raise RecordUnwritable(f"{self.path} cannot be written: {error.strerror}") from error
 
     def conservative(self) -> None:
         """Adopt nothing: of the previous run only the processes count, as those of format 1."""

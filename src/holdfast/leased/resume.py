@@ -137,7 +137,8 @@ def _restore_space(daemon: LeaseDaemon, recorded: RecordedSpace) -> None:
     space.resumed_link = daemon.service.take_watchdog(recorded.name)
     if daemon.options.use_watchdog and space.resumed_link is None:
         log.error(
-            "s%d the watchdog connection of the last daemon is lost: this host is reset %d s after its expiry, %d",
+            "s%d the watchdog connection of the last daemon is lost: unless the watchdog daemon takes this "
+            "one for it, the host is reset %d s after its expiry, %d",
             space.number,
             daemon.options.fire_timeout_s,
             recorded.renewed + timing.fail_after(recorded.io_timeout),

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.leased import wire
 from holdfast.leased.core import LeaseDaemon
 from holdfast.leased.helper import Helper
-from holdfast.leased.processes import NO_FD, Process
 from holdfast.leased.programs import Programs
 from holdfast.leased.wire import Command
 from holdfast.testing.memory_disk import MemoryDisk

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.processes import Process, start_time
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.helper_wire import Kind, Request, Result, Status, decode_statuses
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.programs import Programs
 from holdfast.leased.spawning import fork_exec
 from tests.fuse.frozen_fs import FrozenFs

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.processes import Process, start_time
 from holdfast.lease.errors import LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
@@ -28,7 +29,6 @@ from holdfast.leased.journal import (
     replay,
 )
 from holdfast.leased.leases import LeaseTable, LocalLease
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.record import RunRecord, run_tag
 from holdfast.leased.spaces import Space
 

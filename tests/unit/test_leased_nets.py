@@ -11,14 +11,14 @@ from unittest import mock
 
 import pytest
 
+from holdfast.daemons.log import MAX_LINE_BYTES, LineFormatter
+from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.request import read_request
 from holdfast.leased import connection, core, membership, space_commands, wire
 from holdfast.leased.clients import MIN_SLOTS, slots_for
-from holdfast.leased.log import MAX_LINE_BYTES, LineFormatter
 from holdfast.leased.membership import _Keeper
-from holdfast.leased.processes import Process
 from holdfast.leased.spaces import MAX_SPACES, Listed
 from holdfast.leased.wire import Command
 from tests.unit.leased_harness import LeasedHost, leased_host

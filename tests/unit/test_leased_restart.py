@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.processes import start_time
 from holdfast.lease.records import DBLOCK_FL_RELEASED, decode_host_block, decode_leader
 from holdfast.leased import wire
 from holdfast.leased.journal import FLAG_INTERNAL
-from holdfast.leased.processes import start_time
 from holdfast.leased.wire import Command, Disk
 from tests.unit.restart_harness import Host, hosts, until
 

@@ -12,15 +12,17 @@ from typing import Any, cast
 
 import pytest
 
+from holdfast.daemons.processes import Process
 from holdfast.lease.lockspace import Lockspace
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.leases import LeaseTable, Stage
 from holdfast.leased.membership import _watch
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process
 from holdfast.leased.recovery import MAX_KILLS, Phase
 from holdfast.leased.spaces import Space
+from holdfast.observe.recorder import NoRecorder
 from holdfast.testing.sim_clock import SimClock, SimHost
 from holdfast.testing.virtual_loop import run_virtual
 
@@ -58,6 +60,7 @@ class Bed:
         self.clock = SimClock(SimHost(asyncio.get_running_loop(), "one"), T0 + 2.0)
         self.options = DaemonOptions(run_dir="/x", kill_grace_s=grace)
         self.forced_shutdown = False
+        self.flight = FlightNotes(NoRecorder())
         self.leases = LeaseTable()
         self.helper = self.alarm = self.record = self
         self.recorded: list[str] = []

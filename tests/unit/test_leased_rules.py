@@ -10,12 +10,12 @@ import sys
 
 import pytest
 
+from holdfast.daemons.log import LineFormatter, LogRing
+from holdfast.daemons.processes import Process, start_time
 from holdfast.leased import wire
 from holdfast.leased.clients import ClientTable
 from holdfast.leased.killpath import killpath_argv, split_arguments
-from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process, start_time
 from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
 
 

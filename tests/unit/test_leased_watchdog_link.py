@@ -107,6 +107,23 @@ def test_messages_over_a_life(tmp_path: Path, knows_open: bool) -> None:
     asyncio.run(main())
 
 
+def test_a_restarted_daemon_asks_to_be_taken_for_the_last_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        async with wdmd(path, 60) as fake:
+            watchdog = link.WdmdLink(str(path), "LS", 3, 60)
+            watchdog.take_over(None)
+            now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+            await watchdog.open()
+            await watchdog.register(now, now + 8)
+            # Only once its own expiry stands. This wdmd does not know what is asked, and nothing hangs.
+            assert fake.commands() == [7, 5, 1, 2, 5, 4, link.SUPERSEDE, 5]
+            await watchdog.extend(now, now + 9)
+            watchdog.close()
+
+    asyncio.run(main())
+
+
 def test_a_full_queue_of_the_watchdog_daemon_is_waited_for(tmp_path: Path) -> None:
     async def main() -> None:
         path = tmp_path / "wdmd.sock"

@@ -148,6 +148,20 @@ def test_a_shortened_timeout_is_restored() -> None:
     assert watchdog.fires_at == clock() + 60
 
 
+def test_a_shortened_timeout_is_restored_by_the_next_guard() -> None:
+    clock, watchdog, device = armed()
+    device.node.set_timeout(7)
+    adopted = Device.adopt(device.node, 60, clock)
+    clock.time += 3
+    assert adopted.ping(int(clock())).pinged_at is None
+    assert watchdog.fires_at == clock() + 4
+    assert adopted.ping(None).pinged_at == clock()
+    assert watchdog.fires_at == clock() + 60
+    device.node.set_timeout(61)
+    with pytest.raises(DeviceError, match="has 61 s"):
+        Device.adopt(device.node, 60, clock)
+
+
 def test_pretimeout() -> None:
     _, watchdog, device = armed()
     assert device.set_pretimeout(20) == ""

@@ -41,7 +41,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-PATHS = ("logfile", "storage_faults", "watchdog_socket")
+PATHS = ("logfile", "recorder", "storage_faults", "watchdog_socket")
 """Relative ones are meant from where the command is given; the daemon goes elsewhere."""
 _FIELD_PREFIX = "set_"
 """Of argparse destinations, before a field of `DaemonOptions`."""
@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
     _add(made, "--group", "NAME", "group that may use the socket (default: sanlock if it exists)")
     made.add_argument("--high-priority", action="store_true", help="real-time scheduling")
     _add(made, "--mlock-level", "N", "lock memory: 0 no, 1 now (default), 2 later too")
+    _add(
+        made,
+        "--recorder",
+        "PATH",
+        "flight recorder (of root: /var/lib/holdfast/flight-lease.ring)",
+    )
     _add(made, "--logfile", "PATH", "log warnings and errors there (default: /var/log/sanlock.log)")
     _add(made, "--log-level", "N", "syslog priority up to which stderr gets lines (6; -D: 7)")
     made.add_argument("--config", metavar="FILE", help="settings in TOML; see --show-config")

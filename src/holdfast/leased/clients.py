@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import Process
 from holdfast.leased import wire
-from holdfast.leased.processes import Process
 
 if TYPE_CHECKING:
     from holdfast.leased.leases import Token

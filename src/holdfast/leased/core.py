@@ -21,6 +21,8 @@ from typing import Any, Final, NamedTuple
 
 from holdfast import notify
 from holdfast.clock import Clock, SystemClock
+from holdfast.daemons.log import LogRing
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.lease.errors import LeaseError
 from holdfast.lease.hosts import Notice
 from holdfast.leased import block_queue, handover, lease_commands, resume, space_commands, wire
@@ -28,19 +30,19 @@ from holdfast.leased.alarm import Alarm
 from holdfast.leased.clients import ESRCH, Client, ClientTable, slots_for
 from holdfast.leased.commands import TABLE, Context, Entry
 from holdfast.leased.connection import Connection, step
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.hangups import Hangups
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_pipes import start_helper
 from holdfast.leased.journal import Holder, RecordedLease
 from holdfast.leased.leases import Key, LeaseTable, LocalLease
-from holdfast.leased.log import LogRing
 from holdfast.leased.options import DaemonOptions, generated_host_name
-from holdfast.leased.processes import NO_FD, Process
 from holdfast.leased.programs import Programs
 from holdfast.leased.record import RunRecord, snapshot
 from holdfast.leased.service import ServiceLink
 from holdfast.leased.spaces import Listed, Space, SpaceTable
 from holdfast.leased.wire import Command, Header, Payload
+from holdfast.observe.recorder import NoRecorder
 from holdfast.storage import Device, Faults, close_disk, open_disk
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,8 @@ class LeaseDaemon:
         self.unwatched: list[tuple[Client, Holder]] = []
         """Adopted clients without connection and without pidfd."""
         self.programs = Programs()
+        self.flight = FlightNotes(NoRecorder())
+        """Replaced before `run` by one with a file."""
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
@@ -151,9 +155,10 @@ class LeaseDaemon:
                 await self._exit.wait()
                 await self._finish()
         except* _Leaving:
-            pass
+            self.flight.stop()
         finally:
             self._close_everything()
+            self.flight.close()
 
     async def _serve(self, listener: socket.socket) -> None:
         """Those who come at once shall find the lockspaces and leases of the last daemon."""

@@ -10,8 +10,8 @@ import enum
 import errno
 import os
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.leased.journal import UNKNOWN_START
-from holdfast.leased.processes import NO_FD, Process
 
 
 class Standing(enum.Enum):

@@ -38,6 +38,8 @@ ADD_UNDONE: Final = -1
 NOTHING_DUE_S: Final = 86400.0
 WARN_EVERY_S: Final = 1.0
 SETTLE_RETRY_S: Final = 0.5
+KILLPATH_SHOWN: Final = 100
+"""In the log, in the place of a signal's number (spec 10.4)."""
 
 
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
@@ -62,6 +64,7 @@ async def live(
     daemon: LeaseDaemon, space: Space, before_active: Coroutine[None, None, None] | None = None
 ) -> None:
     """A joined lockspace, to its end. It is listed as active when `before_active` has ended."""
+    daemon.flight.joined(space)
     daemon.record.joined(space)
     renewing = asyncio.create_task(_keep_proven(daemon, space), name=f"renew s{space.number}")
     space.renewing = renewing
@@ -216,6 +219,7 @@ def watchdog_link(daemon: LeaseDaemon, space: Space) -> Link:
     if not options.use_watchdog:
         return _NoLink()
     link = WdmdLink(options.watchdog_socket, space.name, space.host_id, options.fire_timeout_s)
+    link.on_lost, link.on_again = daemon.flight.watchdog_lost, daemon.flight.watchdog_again
     link.on_connected = lambda fd: daemon.service.keep_watchdog(space.name, fd)
     return link
 
@@ -255,6 +259,7 @@ def _note_renewal(daemon: LeaseDaemon, space: Space, renewal: Renewal) -> None:
 
 
 def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
+    daemon.flight.renewal_error(space, error)
     lockspace = space.membership
     log.error(
         "s%d renewal error %d delta_length %d last_success %d: %s",
@@ -267,6 +272,7 @@ def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> 
 
 
 def _log_renewal(daemon: LeaseDaemon, space: Space, renewal: Renewal) -> None:
+    daemon.flight.renewed(space, renewal, daemon.clock.now())
     took = (renewal.read_ms + renewal.write_ms) // 1000
     if took > timing.renewal_interval(space.io_timeout):
         log.error("s%d renewed %d delta_length %d too long", space.number, renewal.timestamp, took)
@@ -381,6 +387,7 @@ class _Keeper:
             log.error("s%d check_our_lease failed %d", space.number, gap)
             if self.lockspace.fail_at < self.lockspace.last_success + timing.fail_after(space.io_timeout):
                 log.error("s%d the watchdog daemon could not be told of the last renewals", space.number)
+        self.daemon.flight.failed(space, self.lockspace.corrupt)
         self.lockspace.fail()
         self.daemon.record.failed(space)
         log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))
@@ -404,18 +411,21 @@ class _Keeper:
         """Spec 10.3. The next one comes in a second, or when the grace time ends."""
         now = self.daemon.clock.now()
         grace_end = self.lockspace.fail_at + self.daemon.options.kill_grace
+        sent: dict[int, list[Client]] = {}
         for client in self.users():
             if client.kill_count >= MAX_KILLS:
                 continue
             grace_just_ended = client.kill_last < grace_end <= now
             if now - client.kill_last < ROUND_S * 0.9 and not grace_just_ended:
                 continue  # Another lockspace of the same client has seen to it in this second.
-            self.kill(client, now, in_grace=now < grace_end)
+            sent.setdefault(self.kill(client, now, in_grace=now < grace_end), []).append(client)
+        self.daemon.flight.kill_round(self.space, sent)
         self.next_round = now + ROUND_S
         if now < grace_end < self.next_round:
             self.next_round = grace_end
 
-    def kill(self, client: Client, now: float, in_grace: bool) -> None:
+    def kill(self, client: Client, now: float, in_grace: bool) -> int:
+        """The signal; 0 for none, KILLPATH_SHOWN for its killpath."""
         client.kill_count += 1
         client.kill_last = now
         kill = choose_kill(
@@ -427,8 +437,8 @@ class _Keeper:
             restricted=client.restricted,
         )
         if kill == NOTHING:
-            return  # Its killpath has the grace time to itself; the round counts all the same.
-        shown = 100 if kill.killpath else kill.signal
+            return 0  # Its killpath has the grace time to itself; the round counts all the same.
+        shown = KILLPATH_SHOWN if kill.killpath else kill.signal
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
@@ -436,11 +446,13 @@ class _Keeper:
             failed = self.daemon.send_signal(client.process, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
+        return shown
 
     def log_stuck(self) -> None:
         log.error("s%d killing pids stuck %d", self.space.number, len(self.users()))
 
     def log_end(self) -> None:
+        self.daemon.flight.clear(self.space)
         loud = self.space.renew_fail or self.space.blocked_checks
         log.log(logging.ERROR if loud else logging.INFO, "s%d all pids clear", self.space.number)
 
@@ -492,6 +504,7 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
     else:
         log.warning("s%d host id %d stays until other hosts see it expire", space.number, space.host_id)
     daemon.record.left(space)
+    daemon.flight.left(space)
     for sock in space.events:
         sock.close()
     space.events.clear()

@@ -21,6 +21,7 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import NO_FD, Process
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
@@ -38,7 +39,6 @@ from holdfast.leased.journal import (
     replay,
 )
 from holdfast.leased.leases import LocalLease, Stage, Token
-from holdfast.leased.processes import NO_FD, Process
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:

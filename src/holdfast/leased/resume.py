@@ -26,6 +26,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import NO_FD
 from holdfast.lease import resume as storage_view
 from holdfast.lease import rindex, timing
 from holdfast.lease.errors import LeaseError, storage_code
@@ -46,7 +47,6 @@ from holdfast.leased.journal import (
     RecordedSpace,
 )
 from holdfast.leased.leases import Adoption, LocalLease, Stage
-from holdfast.leased.processes import NO_FD
 from holdfast.leased.record import KILL_WAIT_S, POLL_S
 from holdfast.leased.spaces import Listed, Space
 from holdfast.storage import StorageError
@@ -137,7 +137,8 @@ def _restore_space(daemon: LeaseDaemon, recorded: RecordedSpace) -> None:
     space.resumed_link = daemon.service.take_watchdog(recorded.name)
     if daemon.options.use_watchdog and space.resumed_link is None:
         log.error(
-            "s%d the watchdog connection of the last daemon is lost: this host is reset %d s after its expiry, %d",
+            "s%d the watchdog connection of the last daemon is lost: unless the watchdog daemon takes this "
+            "one for it, the host is reset %d s after its expiry, %d",
             space.number,
             daemon.options.fire_timeout_s,
             recorded.renewed + timing.fail_after(recorded.io_timeout),

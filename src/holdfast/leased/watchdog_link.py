@@ -39,6 +39,8 @@ REFCOUNT_CLEAR: Final = 3
 TEST_LIVE: Final = 4
 STATUS: Final = 5
 OPEN_WATCHDOG: Final = 7
+SUPERSEDE: Final = 0x48465001
+"""Only Holdfast's watchdog daemon knows it; wdmd ignores it."""
 
 _MESSAGE = struct.Struct("=IIIIIIQQQ128s")
 MESSAGE_SIZE: Final = 176
@@ -90,6 +92,7 @@ class WdmdLink:
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
         self._registered = False
+        self._answers_for_dead = False
         self.on_connected: Callable[[int], None] | None = None
         """Told the descriptor, so that somebody can keep the connection over the end of this process."""
         self._watched = False
@@ -97,6 +100,9 @@ class WdmdLink:
         self._latest = (0, 0)
         """Timestamp and expiry of the last successful renewal, told or not."""
         self._armed_until = math.inf
+        self.on_lost: Callable[[str, float], None] = lambda name, expires: None
+        """Told the name and the expiry when the watchdog daemon has gone."""
+        self.on_again: Callable[[str], None] = lambda name: None
 
     @property
     def armed_until(self) -> float:
@@ -106,10 +112,12 @@ class WdmdLink:
     def take_over(self, sock: socket.socket | None) -> None:
         """Go on with the registered connection of an earlier daemon.
 
-        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then.
+        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then. Holdfast's
+        watchdog daemon takes our word that we are what that connection stood for.
         """
         self._socket = sock
         self._registered = sock is not None
+        self._answers_for_dead = sock is None
 
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
@@ -156,7 +164,21 @@ class WdmdLink:
             self._registered = True
         self._test_live(*self._latest)
         self._armed_until = self._latest[1]
+        if self._answers_for_dead:
+            await self._supersede()
         self._watch()
+
+    async def _supersede(self) -> None:
+        """The expiry that the last daemon left behind ends with ours, which stands already."""
+        self._tell(encode(SUPERSEDE) + encode(STATUS))
+        reply = await self._answer()
+        self._answers_for_dead = False
+        if command_of(reply) == STATUS:
+            log.error("%s: this wdmd keeps the expiry of the last daemon: the host is reset", self._name)
+            return
+        if fire_timeout_of(reply):
+            log.warning("%s: the watchdog daemon takes this daemon for the last one", self._name)
+        await self._answer()
 
     def _check_fire_timeout(self, actual: int) -> None:
         if actual != self._fire_timeout:
@@ -226,6 +248,7 @@ class WdmdLink:
             return  # Nothing was asked; what it says does not matter.
         self.close()
         log.error("%s: the watchdog daemon has gone; the watchdog expires at %s", self._name, self._shown())
+        self.on_lost(self._name, self._armed_until)
         self._lost.set()
 
     async def keep_armed(self) -> None:
@@ -259,6 +282,7 @@ class WdmdLink:
         finally:
             if not self._watched:
                 self.close()
+        self.on_again(self._name)
         log.warning("%s: watchdog armed again, it expires at %s", self._name, self._shown())
         return True
 

@@ -67,6 +67,8 @@ def leaves(commands: dict[str, Entry], path: tuple[str, ...] = ()) -> Iterator[L
         choices: tuple[str, ...] = ()
         names = ""
         for action in parser_of()._actions:
+            if action.help == argparse.SUPPRESS:
+                continue
             values = tuple(map(str, action.choices or ()))
             kind = str(getattr(action, NAMES_OF, ""))
             if not action.option_strings:

@@ -14,19 +14,16 @@ ROOT = Path(__file__).parents[2]
 LONG_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 NOT_OURS = {"--port"}
 """Of a command in an example."""
-PAGES = {
-    ("lease", "daemon"): "holdfast-lease-daemon.8",
-    ("lease",): "holdfast-lease.1",
-    ("run",): "holdfast-run.1",
-    ("watchdog",): "holdfast-watchdog.8",
-    ("why",): "holdfast-why.1",
-}
-"""By the beginning of a command; the others are in holdfast.1."""
+PAGES = {"lease": 1, "run": 1, "watchdog": 8, "why": 1}
+"""Commands with a page of their own, and its section."""
 
 
 def page_of(leaf: Leaf) -> str:
     """The file in docs/man that has to describe it."""
-    return PAGES.get(leaf.path[:2]) or PAGES.get(leaf.path[:1]) or "holdfast.1"
+    if leaf.path == ("lease", "daemon"):
+        return "holdfast-lease-daemon.8"
+    name = leaf.path[0]
+    return f"holdfast-{name}.{PAGES[name]}" if name in PAGES else "holdfast.1"
 
 
 def text_of(page: str) -> str:

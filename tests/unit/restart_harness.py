@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.lease.errors import Code
 from holdfast.leased import wire
 from holdfast.leased.wire import Command, Disk, Lockspace, Resource
 
 PATIENCE_S = 20.0
 IO_TIMEOUT = 1
+ADD_ATTEMPTS = 5
 
 DAEMON = """
 import os, sys
@@ -273,7 +275,12 @@ class Host:
             assert self.call(Command.WRITE_RESOURCE, self.lease(name).encode_with_disks()) == 0
 
     def add(self) -> int:
-        return self.call(Command.ADD_LOCKSPACE, self.space.encode(), data=IO_TIMEOUT)
+        """Join; again when the disk of a loaded machine took longer than the io timeout of one second."""
+        for _ in range(ADD_ATTEMPTS):
+            result = self.call(Command.ADD_LOCKSPACE, self.space.encode(), data=IO_TIMEOUT)
+            if result != Code.AIO_TIMEOUT:
+                break
+        return result
 
     def holder(self, restrict: int = 0) -> Holder:
         made = Holder(self, "LS", restrict)

@@ -101,6 +101,7 @@ def watchdog_interval() -> float | None:
 
 
 def watchdog_ping() -> bool:
+    """This service is well (WATCHDOG=1)."""
     return send("WATCHDOG=1")
 
 

@@ -100,6 +100,27 @@ def test_a_lease_goes_on_over_a_restart_and_is_given_back(host: Host, names: str
         program.close()
 
 
+def test_holdfast_run_over_a_restart_ends_without_a_complaint(host: Host) -> None:
+    words = ["--run-dir", str(host.run_dir), "--lease", f"LS:a:{host.file('Ra')}:0"]
+    command = [sys.executable, "-m", "holdfast", "run", *words, "--", "cat"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            run.stdin.write("begun\n")
+            run.stdin.flush()
+            assert run.stdout.readline() == "begun\n"
+            host.restart()
+            until(lambda: "a" in host.leases())
+            _, said = run.communicate(timeout=PATIENCE_S)
+        finally:
+            run.kill()
+    assert (run.returncode, said) == (0, "")
+    until(lambda: not host.leases())
+
+
 def test_a_lease_that_is_not_resumed_is_lost(host: Host) -> None:
     program = Program(host, "a")
     try:

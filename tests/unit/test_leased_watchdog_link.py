@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -119,6 +120,35 @@ def test_a_restarted_daemon_asks_to_be_taken_for_the_last_one(tmp_path: Path) ->
             assert fake.commands() == [7, 5, 1, 2, 5, 4, link.SUPERSEDE, 5]
             await watchdog.extend(now, now + 9)
             watchdog.close()
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_of_the_watchdog_daemon_is_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(1)
+        with contextlib.ExitStack() as others, contextlib.suppress(BlockingIOError):
+            while True:
+                other = others.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(str(path))
+        watchdog = link.WdmdLink(str(path), "LS", 1, 60)
+        opening = asyncio.create_task(watchdog.open())
+        # Two turns: it has met the full queue, in which those that have given up still stand.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not opening.done()
+        fake = FakeWdmd(60, knows_open=True)
+        server = await asyncio.start_unix_server(fake.serve, sock=listener)
+        await opening
+        assert fake.commands() == [link.OPEN_WATCHDOG, link.STATUS]
+        watchdog.close()
+        server.close()
+        await fake.close()
+        await server.wait_closed()
 
     asyncio.run(main())
 

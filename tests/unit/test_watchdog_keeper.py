@@ -37,6 +37,33 @@ def test_an_old_client_is_guarded_although_it_never_asked(cmd: Command) -> None:
     on_a_bench(body)
 
 
+def test_an_old_client_is_guarded_before_it_is_told_so() -> None:
+    async def body(bench: Bench) -> None:
+        client = bench.connect()
+        await bench.tell(client, Command.REFCOUNT_SET)
+        reply = await bench.tell(client, Command.STATUS)
+        assert bench.watchdog.fires_at is not None
+        assert reply is not None
+        assert reply.fire_timeout == 60
+
+    on_a_bench(body)
+
+
+def test_an_old_client_is_told_that_nothing_guards_it() -> None:
+    async def body(bench: Bench) -> None:
+        bench.watchdog.gone = True
+        client = bench.connect()
+        await bench.tell(client, Command.REFCOUNT_SET)
+        reply = await bench.tell(client, Command.STATUS)
+        assert reply is not None
+        assert reply.fire_timeout == 0
+        onlooker = await bench.tell(bench.connect(), Command.STATUS)
+        assert onlooker is not None
+        assert onlooker.fire_timeout == 60
+
+    on_a_bench(body)
+
+
 def test_pings_every_interval_and_stops_before_the_expiry() -> None:
     async def body(bench: Bench) -> None:
         await bench.lockspace(35)

@@ -11,6 +11,7 @@ Must never let the command begin without proof, and never return while something
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Sequence
@@ -378,8 +379,11 @@ class _Run:
         try:
             await self._daemon.release_for(self._child.pid, *leases, timeout_s=RELEASE_TIMEOUT_S)
         except ClientError as error:
+            if error.code == -errno.ESRCH and self._child.lease_is_cut():
+                # A daemon that was started again knew the command by its pid alone: the lease went with it.
+                return
             # Closing the socket makes the daemon release as well; only nobody waits for it.
-            self._report.say(f"release: {error}")
+            self._report.say(str(error))
 
     async def _leave(self) -> None:
         if self._embedded is None:

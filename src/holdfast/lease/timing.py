@@ -50,6 +50,7 @@ def renewal_interval(io: int) -> int:
 
 
 def warn_after(io: int) -> int:
+    """No successful renewal for this long: a warning each second, 6·io (spec wire 10)."""
     return 6 * io
 
 

@@ -30,6 +30,7 @@ from holdfast.leased.flight import FlightNotes
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import start_log
 from holdfast.leased.options import DaemonOptions
+from holdfast.leased.record import RecordUnwritable
 from holdfast.leased.settings import HOST_RUN_DIR
 from holdfast.observe.recorder import open_recorder
 from holdfast.storage import close_storage, registry
@@ -114,7 +115,10 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
         listener = daemon.service.take_listener(options.socket_path) or listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(_serve(daemon, listener, helper, starter))
+        try:
+            asyncio.run(_serve(daemon, listener, helper, starter))
+        except RecordUnwritable as error:
+            raise StartError(str(error)) from error
     finally:
         os.close(lock)
     return EXIT_OK
@@ -152,10 +156,12 @@ async def _serve(
     if not daemon.options.use_aio:
         registry().use_threads_only()
     # Runs when `run` waits for the first time: the socket is served from then on.
-    asyncio.get_running_loop().call_soon(starter.ready)
+    serving = asyncio.get_running_loop().call_soon(starter.ready)
     try:
         await daemon.run(listener)
     finally:
+        # Where `run` failed at once the loop still turns: nobody may be told then that it serves.
+        serving.cancel()
         close_storage()
 
 
@@ -199,8 +205,12 @@ def take_lock_file(options: DaemonOptions) -> int:
         raise StartError(
             f"lockfile setlk error {path}: {error.strerror}; another daemon runs in this directory"
         ) from error
-    os.ftruncate(fd, 0)
-    os.write(fd, b"%d\n" % os.getpid())
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+    except OSError as error:
+        os.close(fd)
+        raise StartError(f"lockfile {path}: {error.strerror}") from error
     return fd
 
 

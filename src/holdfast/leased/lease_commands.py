@@ -460,6 +460,7 @@ def set_lvb(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 def get_lvb(daemon: LeaseDaemon, call: Call) -> bytes:
+    """The value of a lease that some local client holds with the LVB flag (spec 7.4): -2, -22, -7."""
     wanted = call.header.data2
     result, lvb = _held_lvb(daemon, call.payload.resources[0], wanted)
     if lvb is None or lvb.lvb is None:

@@ -69,6 +69,10 @@ def run_tag() -> str:
     return ",".join(parts)
 
 
+class RecordUnwritable(Exception):
+    """No journal of this run can be begun, so no lease could be taken. What the previous run left is untouched."""
+
+
 class RunRecord:
     """The journal of this run, and what the previous one left behind."""
 
@@ -116,9 +120,12 @@ class RunRecord:
         raise ValueError("written in another pid or time namespace")
 
     def start(self, snapshot: Callable[[], Journal]) -> None:
-        """Begin this run's journal; `snapshot` gives what is so now, at any time."""
+        """Begin this run's journal; `snapshot` gives what is so now, at any time. RecordUnwritable."""
         self._snapshot = snapshot
-        self._rewrite()
+        try:
+            self._rewrite()
+        except OSError as error:
+            raise RecordUnwritable(f"{self.path} cannot be written: {error.strerror}") from error
 
     def conservative(self) -> None:
         """Adopt nothing: of the previous run only the processes count, as those of format 1."""

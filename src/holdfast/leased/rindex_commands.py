@@ -119,6 +119,7 @@ async def _answer_with_entry(call: Call, work: Awaitable[Rentry]) -> bytes:
 
 
 async def format_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Write an empty index with its internal lease; no lockspace is needed (spec 8)."""
     wanted = _rindex(call)
     async with daemon.whole_areas, opened(daemon, wanted.disk) as device:
         await rindex.format_index(
@@ -133,6 +134,7 @@ async def format_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def rebuild_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Write the index anew from the resources in its slots, under the internal lease (spec 8)."""
     wanted = _rindex(call)
     if call.header.cmd_flags & wire.RINDEX_NO_LOCKSPACE:
         async with opened(daemon, wanted.disk) as device:
@@ -180,6 +182,8 @@ async def _with_or_without_space(daemon: LeaseDaemon, call: Call) -> AsyncIterat
 
 
 async def update_rindex(daemon: LeaseDaemon, call: Call) -> bytes:
+    """ADD or REM one entry; no lease is touched (spec 8). -22 when a part of it is missing."""
+
     async def work() -> Rentry:
         wanted, entry, flags = _rindex(call), _rentry(call), call.header.cmd_flags
         removes = bool(flags & wire.RINDEX_REM)
@@ -220,6 +224,8 @@ async def create_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def delete_resource(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Clear the entry of a name, then its lease, under the internal lease (spec 8). -2 for unknown names."""
+
     async def work() -> Rentry:
         wanted, entry = _rindex(call), _rentry(call)
         async with _in_locked_space(daemon, wanted) as (space, device):

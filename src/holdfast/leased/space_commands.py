@@ -40,6 +40,7 @@ def _lockspace(call: Call) -> wire.Lockspace:
 
 
 async def add_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Join a lockspace; answered when that is decided, with ASYNC at once (spec 9.2)."""
     wanted = _lockspace(call)
     io_timeout = call.header.data or daemon.options.io_timeout_s
     refusal = daemon.spaces.refuse_add(wanted)
@@ -57,6 +58,7 @@ async def add_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def inq_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """0 active, -115 being added or removed, -2 not there; WAIT: not before it is one of the others (9.3)."""
     wanted = _lockspace(call)
     result = daemon.spaces.inquire(wanted)
     if call.header.cmd_flags & wire.INQ_WAIT:
@@ -67,6 +69,7 @@ async def inq_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def rem_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Leave a lockspace, killing its users; answered when it is gone, with ASYNC at once (spec 9.4)."""
     wanted, flags = _lockspace(call), call.header.cmd_flags
     space = daemon.spaces.find(wanted)
     refusal = 0
@@ -101,6 +104,7 @@ def _echo(call: Call, result: int = 0) -> bytes:
 
 
 def set_config(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Whether users unknown to the daemon, or orphans, hold up the end of a lockspace (spec 10.5, 14.4)."""
     space = daemon.spaces.active(_lockspace(call).name)
     if space is None:
         return _echo(call, ENOENT)
@@ -174,6 +178,7 @@ def _end(space: Space, sock: socket.socket) -> None:
 
 
 async def set_event(daemon: LeaseDaemon, call: Call) -> bytes:
+    """What the next renewals tell other hosts, or no longer (spec 14.1). -16 while another event is on its way."""
     wanted, event, flags = _lockspace(call), call.payload.event, call.header.cmd_flags
     assert event is not None
     if not wanted.name or not 1 <= event.host_id <= MAX_HOST_ID:

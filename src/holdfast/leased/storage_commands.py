@@ -63,6 +63,7 @@ def one_disk(resource: wire.Resource) -> wire.Disk:
 
 
 async def align(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Bytes of a lease area on this storage, in `data`: 1 MiB, or 8 MiB on 4096-byte block devices (spec 8)."""
     assert call.payload.disk is not None
     async with opened(daemon, call.payload.disk, ENODEV) as device:
         large = device.is_block_device and device.block_size == 4096
@@ -70,6 +71,7 @@ async def align(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def write_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Initialise all host records of a lockspace (spec 8). Whoever uses it is not asked."""
     wanted = call.payload.lockspace
     assert wanted is not None
     io_timeout = call.header.data2 or daemon.options.io_timeout_s
@@ -114,6 +116,7 @@ async def write_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def read_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Name, host id and sizes of a lockspace on storage; its io_timeout in `data2` (spec 8)."""
     wanted = call.payload.lockspace
     assert wanted is not None
     try:
@@ -140,6 +143,7 @@ def _with_sizes(flags: int, geometry: Geometry) -> int:
 
 
 async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Names, version and sizes of a resource on storage; the structure goes back in any case (spec 8)."""
     wanted = call.payload.resources[0]
     try:
         disk = one_disk(wanted)
@@ -165,6 +169,7 @@ async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Who holds a resource on storage: the exclusive owner, or each shared holder (spec 8)."""
     wanted = call.payload.resources[0]
     try:
         disk = one_disk(wanted)

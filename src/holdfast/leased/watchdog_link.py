@@ -28,6 +28,8 @@ TIMEOUT_S: Final = 5.0
 """For connecting and for each message; wdmd answers within its one-second test at the latest."""
 RETRY_S: Final = 0.5
 """Between two attempts to disable the test, and to arm a watchdog daemon again."""
+CONNECT_RETRY_S: Final = 0.01
+"""Between two looks whether the watchdog daemon's queue of connections has room."""
 COMPLAIN_EVERY: Final = 20
 """Attempts to arm again, of which the first and each so-many-th are logged."""
 
@@ -64,6 +66,21 @@ def _monotonic(boottime: int) -> int:
     """wdmd counts CLOCK_MONOTONIC, we CLOCK_BOOTTIME: rounded so that wdmd's expiry is never the later one."""
     slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
     return max(1, boottime - math.ceil(slept - 0.001))
+
+
+async def _connect(sock: socket.socket, path: str) -> None:
+    """Connect a non-blocking Unix socket, waiting while the other end's queue is full.
+
+    The loop's `sock_connect` takes a full queue (EAGAIN) for a connection on its way, and then for an established
+    one. wdmd's queue takes five: lockspaces that are added together at boot are more.
+    """
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            # Nothing signals that there is room again.
+            await asyncio.sleep(CONNECT_RETRY_S)
 
 
 class WdmdLink:
@@ -116,7 +133,7 @@ class WdmdLink:
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
             async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(self._socket, self._path)
+                await _connect(self._socket, self._path)
         except (OSError, TimeoutError) as error:
             self.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error

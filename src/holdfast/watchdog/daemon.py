@@ -204,6 +204,7 @@ class WatchdogDaemon:
         loop.add_signal_handler(signal.SIGHUP, self._rescan)
         if self.options.allow_scripts:
             await self.checks.rescan()
+        await self.guard.start()
         server = Server(self.keeper, listener, self.save, self.dump)
         administration = ControlServer(control, self.answer)
         parts = [loop.create_task(part) for part in (server.run(), administration.run(), self.keeper.run())]

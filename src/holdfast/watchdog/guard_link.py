@@ -1,6 +1,6 @@
 """The daemon's end of the guard: starts it, asks it, replaces it (see `guard` for why it is a process of its own).
 
-Every request is answered within `REPLY_S`, or the guard is killed and replaced; the device's descriptor is open
+Every request is answered within its limit, or the guard is killed and replaced; the device's descriptor is open
 here too, so that nothing is closed, and so nothing pinged, by that. While there is no guard nobody pings.
 """
 
@@ -17,14 +17,17 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from holdfast.watchdog import timing
 from holdfast.watchdog.device import DeviceError
 from holdfast.watchdog.guard import REPLY_SIZE, Op, Reply, Request, decode_reply
 from holdfast.watchdog.keeper import Armed, Pinged
 
 log = logging.getLogger(__name__)
 
-REPLY_S: Final = 5.0
-"""For a driver that takes its time (a BMC); the ping interval of the shortest timeout is 1 s, it fires after 5."""
+REPLY_S: Final = timing.MAX_REPLY_S
+"""For everything but a ping, which has less (`timing.reply_limit`): a guard's start takes longer."""
+ARM_S: Final = 15.0
+"""For the first request to a new guard: its start on a busy host counts too."""
 MIN_BETWEEN_STARTS_S: Final = 1.0
 """A guard that dies at once is not started in a tight loop."""
 SUCCESSION_S: Final = 2.0
@@ -58,6 +61,12 @@ class GuardLink:
         """Of the guard; 0: there is none."""
         return self._process.pid if self._process is not None else 0
 
+    async def start(self) -> None:
+        """A guard that waits: nobody who wants the device armed should have to wait for a process to start."""
+        async with self._lock:
+            if self._control is None:
+                await self._start()
+
     # -- keeper.Pinger ---------------------------------------------------------------------------------------
 
     async def arm(self, timeout: int, nearest: bool = False) -> Armed:
@@ -66,9 +75,8 @@ class GuardLink:
             if self._device_fd >= 0:
                 reply = await self._readopt()
             else:
-                reply = await self._ask(
-                    Request(Op.ARM, value=timeout, text="\n".join(self._paths), nearest=nearest)
-                )
+                request = Request(Op.ARM, value=timeout, text="\n".join(self._paths), nearest=nearest)
+                reply = await self._ask(request, limit_s=ARM_S)
                 if reply.error or self._device_fd < 0:
                     raise DeviceError(reply.text or os.strerror(max(reply.error, 0)))
                 self._device_path = reply.text.split("\t")[0]
@@ -81,7 +89,7 @@ class GuardLink:
             if self._control is None and self._device_fd >= 0:
                 await self._readopt()
             request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
-            return self._pinged(await self._ask(request))
+            return self._pinged(await self._ask(request, limit_s=timing.reply_limit(self._timeout)))
 
     async def program(
         self, timeout: int, nearest: bool, earliest_expire: int | None, heartbeat_until: float
@@ -179,17 +187,19 @@ class GuardLink:
     async def _readopt(self) -> Reply:
         """A new guard takes the descriptor that we hold: neither programmed nor pinged by that."""
         request = Request(Op.ARM, value=self._timeout, text=self._device_path)
-        reply = await self._ask(request, self._device_fd)
+        reply = await self._ask(request, self._device_fd, ARM_S)
         if reply.error:
             raise DeviceError(reply.text)
         return reply
 
-    async def _ask(self, request: Request, fd: int = -1) -> Reply:
+    async def _ask(self, request: Request, fd: int = -1, limit_s: float = REPLY_S) -> Reply:
+        if self._process is not None and self._process.poll() is not None:
+            self._end_guard()
         control = self._control or await self._start()
         self._seq += 1
         request = request._replace(seq=self._seq)
         try:
-            async with asyncio.timeout(REPLY_S):
+            async with asyncio.timeout(limit_s):
                 await self._send(control, request, fd)
                 while True:
                     reply, received = await self._receive(control)
@@ -198,7 +208,7 @@ class GuardLink:
         except (OSError, ValueError, TimeoutError) as error:
             self._end_guard()
             raise DeviceError(
-                f"watchdog guard: {error or f'no answer in {REPLY_S:g} s'}; it is replaced"
+                f"watchdog guard: {error or f'no answer in {limit_s:g} s'}; it is replaced"
             ) from error
         if received >= 0:
             self._take(received)

@@ -225,7 +225,7 @@ class Keeper:
             return wire.status_reply(
                 raw,
                 test_interval=self.test_interval,
-                fire_timeout=self.told_timeout,
+                fire_timeout=await self._promised_to(client),
                 last_keepalive=int(self.last_ping),
             )
         if message.cmd == Command.SUPERSEDE:
@@ -237,6 +237,19 @@ class Keeper:
         if message.cmd == Command.OPEN_WATCHDOG:
             return wire.open_reply(raw, await self._open_for(client, message))
         return None
+
+    async def _promised_to(self, client: Client) -> int:
+        """For STATUS. An old client asks behind REFCOUNT_SET and then believes itself guarded: arm before that.
+
+        0 for a client that relies on a device that cannot be armed: it refuses to go on, as any other number
+        than its own makes it.
+        """
+        unarmed = (Phase.DISARMED, Phase.LOST)
+        if client.arms and self.phase in unarmed:
+            await self.test_if_due()
+            if self.phase in unarmed:
+                return 0
+        return self.told_timeout
 
     async def _open_for(self, client: Client, message: Message) -> int:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +177,15 @@ def test_pretimeout() -> None:
 def test_candidates() -> None:
     assert candidates() == list(sysfs.CANDIDATES)
     assert candidates("/dev/watchdog1") == ["/dev/watchdog1", "/dev/watchdog0", "/dev/watchdog"]
+
+
+def test_no_release_is_left_for_the_next_owner(tmp_path: Path) -> None:
+    (tmp_path / "watchdog0").mkdir()
+    clock = ManualClock()
+    watchdog = FakeWatchdog(clock, SOFTDOG)
+    device = arm_first(60, ["/dev/watchdog0"], watchdog.open, clock, str(tmp_path))
+    assert device.disarm()
+    assert (watchdog.fires_at, watchdog.is_open, watchdog.release) == (None, False, False)
 
 
 def test_a_release_that_an_earlier_owner_left_behind_does_not_count() -> None:

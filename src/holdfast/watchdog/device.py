@@ -69,6 +69,7 @@ class Device:
         self.remark = ""
         """When the timeout is not what was wanted."""
         self._now = now
+        self._sysfs_class = sysfs_class
         self._sysfs = sysfs.directory(node.path, sysfs_class)
 
     @classmethod
@@ -85,10 +86,10 @@ class Device:
             device._program(fire_timeout)
             device._first_ping()
         except OSError as error:
-            disarm(node, device.quirk)
+            disarm(node, sysfs_class)
             raise DeviceError(f"{device}: cannot be armed with {fire_timeout} s: {error.strerror}") from error
         except DeviceError:
-            disarm(node, device.quirk)
+            disarm(node, sysfs_class)
             raise
         return device
 
@@ -109,10 +110,10 @@ class Device:
             device.remark = device._program_nearest(wanted)
             device._first_ping()
         except OSError as error:
-            disarm(node, device.quirk)
+            disarm(node, sysfs_class)
             raise DeviceError(f"{device}: cannot be armed: {error.strerror}") from error
         except DeviceError:
-            disarm(node, device.quirk)
+            disarm(node, sysfs_class)
             raise
         return device
 
@@ -312,7 +313,7 @@ class Device:
 
     def disarm(self) -> bool:
         """Stop it and close it. False: it cannot be stopped (nowayout) and goes on counting."""
-        return disarm(self.node, self.quirk)
+        return disarm(self.node, self._sysfs_class)
 
 
 def _support_of(node: Node) -> Support:
@@ -329,15 +330,20 @@ def _boot_status_of(node: Node) -> Flag | None:
         return None
 
 
-def disarm(node: Node, quirk: Quirk) -> bool:
-    """DISABLECARD, then `V`, then close: whichever the driver knows. Every close without it would ping."""
-    stopped = True
+def disarm(node: Node, sysfs_class: str = sysfs.CLASS) -> bool:
+    """DISABLECARD, then `V`, then close: whichever the driver knows. False: it goes on counting."""
+    is_core = sysfs.directory(node.path, sysfs_class) is not None
+    farewell, stopped = RELEASE, True
     try:
         node.set_options(DISABLECARD)
+        if is_core:
+            # Stopped, it closes in silence. A release would stay behind in the kernel's watchdog core, and let the
+            # death of the next owner stop the device, if that one does not know to take it back.
+            farewell = PING
     except OSError as error:
         stopped = error.errno in (errno.ENOTTY, errno.EOPNOTSUPP)
     try:
-        node.write(RELEASE)
+        node.write(farewell)
     except OSError as error:
         log.error("%s: release refused: %s", node.path, error.strerror)
         stopped = False

@@ -94,7 +94,7 @@ def try_device(
             fire(trial, timeout + quirk.lateness(timeout))
         trial.pretimeout = _try_pretimeout(node, timeout)
     finally:
-        trial.stopped = disarm(node, quirk)
+        trial.stopped = disarm(node)
     return trial
 
 

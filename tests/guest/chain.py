@@ -151,8 +151,12 @@ class Chain:
         )
 
     def join(self) -> Chain:
-        """Add the lockspace: from now on the watchdog expires unless it is renewed."""
-        self.guest.run("sanlock", "client", "add_lockspace", "-s", self.space, "-o", str(self.io_timeout))
+        """Add the lockspace: from now on the watchdog expires unless it is renewed.
+
+        Tried again: on a busy host arming may take longer than the lease daemon waits for it (-203).
+        """
+        add = f"sanlock client add_lockspace -s {self.space} -o {self.io_timeout}"
+        self.guest.run("sh", "-c", f"{add} || {add} || {add}")
         return self
 
     def leave(self) -> None:

@@ -22,7 +22,7 @@ def test_lease_daemon_killed(lab: Lab) -> None:
 
 def test_watchdog_daemon_stopped(lab: Lab) -> None:
     """The lease daemon goes on renewing: what it holds is safe until the very reset."""
-    chain = lab.chain().hold()
+    chain = lab.chain().use().hold()
     stopped = chain.guest.signal(chain.watchdog, signal.SIGSTOP)
     lab.reset_in_time(chain)
     chain.assert_no_ping_after(stopped)
@@ -30,7 +30,7 @@ def test_watchdog_daemon_stopped(lab: Lab) -> None:
 
 def test_watchdog_daemon_killed(lab: Lab) -> None:
     """Its guard keeps the device open: the kernel does not ping for a dead owner, and nobody else does."""
-    chain = lab.chain().hold()
+    chain = lab.chain().use().hold()
     killed = chain.guest.signal(chain.watchdog, signal.SIGKILL)
     lab.reset_in_time(chain)
     chain.assert_no_ping_after(killed)

@@ -36,3 +36,27 @@ def test_a_guard_that_died_unused_is_replaced_by_the_first_request(tmp_path: Pat
         listener.bind(str(tmp_path / "guard"))
         listener.listen()
         asyncio.run(main(listener))
+
+
+def test_an_armed_device_stays_open_when_the_guard_dies(tmp_path: Path) -> None:
+    """The next guard is given it first; a ping asked of one without it would take the device for lost."""
+
+    async def main(listener: socket.socket) -> None:
+        link = GuardLink([str(tmp_path / "none")], listener, time.monotonic, lambda _: None)
+        await link.start()
+        link._device_fd = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.kill(link.pid, signal.SIGKILL)
+            await asyncio.to_thread(os.waitid, os.P_PID, link.pid, os.WEXITED | os.WNOWAIT)
+            with pytest.raises(DeviceError, match="it is replaced") as failed:
+                await link.ping(None, time.monotonic() + 60)
+            assert not failed.value.gone
+            os.fstat(link._device_fd)
+        finally:
+            os.close(link._device_fd)
+            await link.close()
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "guard"))
+        listener.listen()
+        asyncio.run(main(listener))

@@ -193,7 +193,8 @@ class GuardLink:
         return reply
 
     async def _ask(self, request: Request, fd: int = -1, limit_s: float = REPLY_S) -> Reply:
-        if self._process is not None and self._process.poll() is not None:
+        if self._device_fd < 0 and self._process is not None and self._process.poll() is not None:
+            # With a device the new guard must be given that first: the caller sees to it.
             self._end_guard()
         control = self._control or await self._start()
         self._seq += 1

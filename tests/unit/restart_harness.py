@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from holdfast.lease.errors import Code
 from holdfast.leased import wire
 from holdfast.leased.wire import Command, Disk, Lockspace, Resource
 
 PATIENCE_S = 20.0
 IO_TIMEOUT = 1
+ADD_ATTEMPTS = 5
 
 DAEMON = """
 import os, sys
@@ -37,7 +39,7 @@ if "LISTEN_FDS" in os.environ:
 sys.exit(run_daemon(DaemonOptions(**eval(sys.argv[1]))))
 """
 CHILD = """
-import signal, socket, sys, time
+import os, signal, socket, sys, time
 from holdfast.leased import wire
 path, space, restrict = sys.argv[1:4]
 sock = socket.socket(socket.AF_UNIX)
@@ -78,6 +80,23 @@ for line in sys.stdin:
             print(len(sock.recv(1)), flush=True)
         except ConnectionResetError:
             print(0, flush=True)
+    elif word == "fork":
+        # One that inherits the socket, or one that closes it; in a session of its own, so that nobody is like it.
+        gate = os.pipe()
+        heir = os.fork()
+        if not heir:
+            for fd in (0, 1):
+                os.close(fd)
+            os.setsid()
+            if rest == ["without"]:
+                sock.close()
+            os.write(gate[1], b".")
+            while True:
+                signal.pause()
+        os.read(gate[0], 1)
+        for fd in gate:
+            os.close(fd)
+        print(heir, flush=True)
     elif word == "close":
         sock.close()
         print(0, flush=True)
@@ -101,6 +120,7 @@ class Holder:
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        self.children: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -115,6 +135,12 @@ class Holder:
         assert ready, words
         return self.process.stdout.readline().decode().rstrip("\n")
 
+    def fork(self, *how: str) -> int:
+        """The pid of a child that has inherited the socket, or `without`."""
+        child = int(self.say("fork", *how))
+        self.children.append(os.pidfd_open(child))
+        return child
+
     def take(self, name: str, flags: int = 0, acquire_flags: int = 0) -> int:
         return int(self.say("take", name, self.host.file(f"R{name}"), flags, acquire_flags))
 
@@ -124,6 +150,14 @@ class Holder:
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE_S)
+
+    def kill_children(self) -> None:
+        for child in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            select.select([child], [], [], PATIENCE_S)
+            os.close(child)
+        self.children.clear()
 
     def kill(self) -> None:
         self.process.kill()
@@ -241,7 +275,12 @@ class Host:
             assert self.call(Command.WRITE_RESOURCE, self.lease(name).encode_with_disks()) == 0
 
     def add(self) -> int:
-        return self.call(Command.ADD_LOCKSPACE, self.space.encode(), data=IO_TIMEOUT)
+        """Join; again when the disk of a loaded machine took longer than the io timeout of one second."""
+        for _ in range(ADD_ATTEMPTS):
+            result = self.call(Command.ADD_LOCKSPACE, self.space.encode(), data=IO_TIMEOUT)
+            if result != Code.AIO_TIMEOUT:
+                break
+        return result
 
     def holder(self, restrict: int = 0) -> Holder:
         made = Holder(self, "LS", restrict)
@@ -290,6 +329,7 @@ class Host:
     def close(self) -> None:
         for holder in self.holders:
             holder.kill()
+            holder.kill_children()
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()

@@ -14,14 +14,16 @@ ROOT = Path(__file__).parents[2]
 LONG_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 NOT_OURS = {"--port"}
 """Of a command in an example."""
-WITHOUT_A_PAGE = ("watchdog",)
+PAGES = {"lease": 1, "run": 1, "watchdog": 8, "why": 1}
+"""Commands with a page of their own, and its section."""
 
 
 def page_of(leaf: Leaf) -> str:
     """The file in docs/man that has to describe it."""
     if leaf.path == ("lease", "daemon"):
         return "holdfast-lease-daemon.8"
-    return f"holdfast-{leaf.path[0]}.1" if leaf.path[0] in ("lease", "run") else "holdfast.1"
+    name = leaf.path[0]
+    return f"holdfast-{name}.{PAGES[name]}" if name in PAGES else "holdfast.1"
 
 
 def text_of(page: str) -> str:
@@ -29,7 +31,7 @@ def text_of(page: str) -> str:
     return re.sub(r"\\f[RBIP]", "", (ROOT / "docs/man" / page).read_text()).replace("\\-", "-")
 
 
-LEAVES = [leaf for leaf in leaves(COMMANDS) if leaf.path[0] not in WITHOUT_A_PAGE]
+LEAVES = list(leaves(COMMANDS))
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: " ".join(leaf.path))

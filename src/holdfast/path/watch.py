@@ -253,7 +253,8 @@ class MapWatch:
         """When it is due again, unless an action wanted it sooner."""
         if path not in self.map.paths:
             return
-        now = self._loop.time()
+        # Not the second that is about to begin: that would be now, again and again.
+        now = self._loop.time() + EARLY_S
         settings = self.map.settings
         if path in self._checks or path.checker_state is PathState.PENDING:
             interval = 1 if path.checker_state is PathState.PENDING else settings.intervals.polling

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast.conf_text import Complaint
 from holdfast.timespan import INFINITY, USEC_PER_SEC, TimeSpanError, format_timespan, parse_timespan
 from holdfast.watchdog import conf_files
-from holdfast.watchdog.conf_files import Complaint
 
 MAX_TIMEOUT_S: Final = 4294967
 """What the kernel's watchdog core can count (UINT_MAX milliseconds)."""

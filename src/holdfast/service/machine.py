@@ -68,7 +68,8 @@ class Machine:
         """What is to be done about an event. `now`: microseconds of the monotonic clock, never less than before."""
         run = self.run
         run.now = now
-        run.actions = actions = []
+        actions: list[Action] = []
+        run.actions = actions
         handler = TABLE.get((run.state, type(event)))
         if handler is not None:
             handler(run, event)

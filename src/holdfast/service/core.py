@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast.service import events
+from holdfast.service.conditions import unmet
 from holdfast.service.events import Action, Active, Answer, Changed, Elapsed, Log, State
 from holdfast.service.exit_status import Result
 from holdfast.service.jobs import JobResult, JobType
@@ -32,17 +33,6 @@ class Output:
 
     unit: str
     what: Action | JobDone
-
-
-def conditions_hold(conditions: tuple[Condition, ...], holds: Holds) -> Condition | None:
-    """None: they do; else the one to blame (spec 1.6)."""
-    triggers = [one for one in conditions if one.trigger]
-    for one in conditions:
-        if not one.trigger and not holds(one):
-            return one
-    if triggers and not any(holds(one) for one in triggers):
-        return triggers[0]
-    return None
 
 
 class Core:
@@ -163,14 +153,13 @@ class Core:
         machine = self._machine(unit)
         restarting = machine is not None and machine.state is State.AUTO_RESTART and not machine.run.automatic
         if unit.file is not None and self.active(job.unit) is not Active.DEACTIVATING and not restarting:
-            unmet = conditions_hold(unit.file.unit.asserts, self._holds)
-            if unmet is not None:
+            if unmet(unit.file.unit.asserts, self._holds) is not None:
                 self._put(job.unit, Log("Starting requested but asserts failed.", 5))
                 self._finish(job, JobResult.ASSERT)
                 return
-            unmet = conditions_hold(unit.file.unit.conditions, self._holds)
-            if unmet is not None:
-                text = f"{job.unit} was skipped because of an unmet condition check (Condition{unmet})."
+            blamed = unmet(unit.file.unit.conditions, self._holds)
+            if blamed is not None:
+                text = f"{job.unit} was skipped because of an unmet condition check (Condition{blamed})."
                 self._put(job.unit, Log(text, 6))
                 if machine is not None and machine.state is State.AUTO_RESTART:
                     self._take(job.unit, machine.handle(events.Stop(), self._now))
@@ -236,6 +225,9 @@ class Core:
                 if job is not None and job.type is JobType.RELOAD and job.running:
                     self._finish(job, JobResult.DONE if action.ok else JobResult.FAILED)
             elif isinstance(action, events.ScheduleRestart):
+                waiting = self.jobs.get(unit)
+                if waiting is not None:
+                    waiting.blocked = False
                 self._queue(unit, JobType.START, "replace" if action.direct else "restart-dependencies")
             elif isinstance(action, events.PropagateReload):
                 for other in self.graph.of(unit, "PropagatesReloadTo"):

@@ -160,6 +160,12 @@ def _stop_stopping(run: Run, event: Stop) -> None:
     _forbid(run, event)
 
 
+def _stop_aborting(run: Run, event: Stop) -> None:
+    """Somebody wants it down who may not wait for a core dump."""
+    _forbid(run, event)
+    enter_signal(run, State.STOP_SIGTERM)
+
+
 def _forbid(run: Run, event: Stop) -> None:
     run.forbid_restart = True
     run.stop_for_restart = event.restart
@@ -265,6 +271,7 @@ def _table() -> dict[tuple[State, type], Handler]:
         (starting, Stop, _stop_starting),
         (up, Stop, _stop_up),
         (stopping, Stop, _stop_stopping),
+        ([State.STOP_WATCHDOG], Stop, _stop_aborting),
         ([State.RUNNING, State.EXITED], Reload, _reload),
         ([*starting, *reloading, *stopping, State.AUTO_RESTART], Reload, _reload_again),
         (list(State), ResetFailed, _reset_failed),

@@ -277,6 +277,7 @@ def enter_end(run: Run, result: Result = Result.SUCCESS) -> None:
     """The run is over: failed, dead, or again after a while."""
     run.fail(result)
     run.control = None
+    run.access_override = ""
     run.stop_for_restart = False
     failed = run.result not in (Result.SUCCESS, Result.EXEC_CONDITION)
     again = not run.forbid_restart and restart_wanted(run.service, run.result, run.main_death)

@@ -320,8 +320,10 @@ class _Transaction:
                     f"Transaction contains conflicting jobs '{stop.type.value}' and '{other.type.value}' for "
                     f"{stop.unit}. Probably contradicting requirement dependencies configured.",
                 )
-            # Between two that are only wanted, the one that makes room for another unit stays.
-            loser = stop if other.matters else other
+            # Between two that are only wanted, a stop stays if another unit needs it to make room.
+            key = (stop.unit, stop.type)
+            needed = any(job.pulled.get(key) for job in self._jobs.values())
+            loser = stop if other.matters or not needed else other
             self._log.append(f"{loser.unit}: Job {loser.type.value} dropped, it contradicts another job.")
             self._delete(loser)
             self._weigh()

@@ -45,6 +45,7 @@ class Complaint:
 class Parsed:
     """One file. `sections`: each header, with its line, in order (empty ones count too)."""
 
+    path: str
     assignments: tuple[Assignment, ...]
     complaints: tuple[Complaint, ...]
     sections: tuple[tuple[str, int], ...]
@@ -54,19 +55,23 @@ class LineTooLong(ValueError):
     """A joined line of more than MAX_LINE_CHARS: nothing of the file counts."""
 
 
-def read(path: str, max_bytes: int = MAX_FILE_BYTES) -> Parsed:
-    """A file's assignments; a file that cannot be read has one complaint and nothing else."""
+def read(path: str, max_bytes: int = MAX_FILE_BYTES, shown: str = "") -> Parsed:
+    """A file's assignments; a file that cannot be read has one complaint and nothing else.
+
+    `shown`: the path to be told to people, where it is another one (below a root).
+    """
+    name = shown or path
     try:
         with open(path, "rb") as file:
             raw = file.read(max_bytes + 1)
     except OSError as error:
-        return _only(Complaint(path, 0, f"cannot be read: {error.strerror}"))
+        return _only(Complaint(name, 0, f"cannot be read: {error.strerror}"))
     if len(raw) > max_bytes:
-        return _only(Complaint(path, 0, f"longer than {max_bytes} bytes, ignored"))
+        return _only(Complaint(name, 0, f"longer than {max_bytes} bytes, ignored"))
     try:
-        return parse(raw, path)
+        return parse(raw, name)
     except LineTooLong as error:
-        return _only(Complaint(path, 0, f"{error}, ignored"))
+        return _only(Complaint(name, 0, f"{error}, ignored"))
 
 
 def parse(raw: bytes, path: str = "") -> Parsed:
@@ -89,11 +94,11 @@ def parse(raw: bytes, path: str = "") -> Parsed:
         else:
             key, value = line.split("=", 1)
             assignments.append(Assignment(section, key.strip(BLANK), value.strip(BLANK), path, number))
-    return Parsed(tuple(assignments), tuple(complaints), tuple(sections))
+    return Parsed(path, tuple(assignments), tuple(complaints), tuple(sections))
 
 
 def _only(complaint: Complaint) -> Parsed:
-    return Parsed((), (complaint,), ())
+    return Parsed(complaint.path, (), (complaint,), ())
 
 
 def _physical_lines(raw: bytes, path: str, complaints: list[Complaint]) -> Iterator[tuple[int, str]]:

@@ -1,7 +1,7 @@
 """A supervisor without a machine: the rules of `holdfast.service` on virtual time, with scripted processes.
 
-Runs the unit texts of the recorded vectors. Their probe program (`/probe/p OP OP ...`, vectors' `help`) is played by
-`Process`; other commands succeed (`/bin/true`), fail, or do not exist. Time passes only in `advance`.
+Runs the unit texts of the recorded vectors. Their probe program (`/probe/p OP OP ...`, vectors' `help`) is played
+by `Process`; other commands succeed (`/bin/true`), fail, or do not exist. Time passes only in `advance`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ def load(name: str, text: str) -> Unit:
     parsed = conf_text.parse(text.encode(), name)
     unit_name = UnitName.parse(name)
     host = Host(host_name="guest", os_release={"ID": "debian"}, architecture="x86-64")
-    sections = [(section, name, line) for section, line in parsed.sections]
-    file = interpret(unit_name, parsed.assignments, Specifiers(unit_name, host), sections=sections)
+    file = interpret(unit_name, [parsed], Specifiers(unit_name, host))
     return Unit(name, "bad-setting" if file.refusal else "loaded", file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -9,7 +10,11 @@ import pytest
 from tests.vectors.supervisor_world import World, vectors
 
 _DEPS = vectors("deps")["cases"]
-_PAUSES = dict.fromkeys(("requires-dies", "bindsto-dies", "bindsto-clean-exit", "requires-b-autorestart", "stopwhenunneeded", "conflict-both-wanted", "cycle-wants", "allow-isolate"), 4000)  # fmt: skip
+_SLOW = (
+    "requires-dies bindsto-dies bindsto-clean-exit requires-b-autorestart stopwhenunneeded conflict-both-wanted "
+    "cycle-wants allow-isolate"
+)
+_PAUSES = dict.fromkeys(_SLOW.split(), 4000)
 """Milliseconds between two commands, where something had to happen meanwhile; else 50."""
 _NOT_PURE = {
     "masked": "masking is the loader's matter (test_supervisor_install)",
@@ -121,11 +126,8 @@ def test_start_limits(case: dict[str, Any]) -> None:
 
 
 def test_the_new_spelling_in_service_is_unknown() -> None:
-    world = World(
-        {
-            "a.service": "[Service]\nRestart=always\nStartLimitIntervalSec=60\nStartLimitBurst=2\nExecStart=/bin/false\n"
-        }
-    )
+    text = "[Service]\nRestart=always\nStartLimitIntervalSec=60\nStartLimitBurst=2\nExecStart=/bin/false\n"
+    world = World({"a.service": text})
     file = world.units["a.service"].file
     assert file is not None
     assert (file.unit.start_limit_interval_sec, file.unit.start_limit_burst) == (10_000_000, 2)
@@ -247,10 +249,11 @@ def test_restart_steps() -> None:
     world.command("start", "a.service", wait=False)
     world.advance(60_000)
     starts = [ms for ms, _, text in world.events if text == "start"]
-    delays = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    delays = [after - before for before, after in itertools.pairwise(starts)]
     assert delays[:6] == [1000, 2000, 4000, 8000, 16_000, 16_000]
     smaller = World({"a.service": case["max_smaller_than_RestartSec"]["unit"]}).units["a.service"].file
-    assert smaller is not None and smaller.service is not None
+    assert smaller is not None
+    assert smaller.service is not None
     assert smaller.service.restart_sec == 2_000_000
     assert "RestartMaxDelaySec= has a value smaller" in str(smaller.complaints[0])
 

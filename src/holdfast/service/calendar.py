@@ -1,4 +1,6 @@
-"""Calendar expressions: `Mon..Fri *-*-* 10:00`, what they mean in one form, and when they elapse next (spec 4.3)."""
+"""Calendar expressions: `Mon..Fri *-*-* 10:00`, what they mean in one form, and when they elapse next (spec
+4.3).
+"""
 
 from __future__ import annotations
 

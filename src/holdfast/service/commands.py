@@ -1,4 +1,6 @@
-"""Command lines: `ExecStart=` and its relatives, and the variables in their arguments (spec supervisor 3.1, 3.2)."""
+"""Command lines: `ExecStart=` and its relatives, and the variables in their arguments (spec supervisor 3.1,
+3.2).
+"""
 
 from __future__ import annotations
 

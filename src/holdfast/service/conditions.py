@@ -1,4 +1,6 @@
-"""`Condition…=` and `Assert…=`: what is asked, answered from an injected view of the system (spec supervisor 1.6)."""
+"""`Condition…=` and `Assert…=`: what is asked, answered from an injected view of the system (spec supervisor
+1.6).
+"""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Core:
         holds: Holds,
         on_failure_each_round: bool = True,
     ) -> None:
-        """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False: OnFailure=
-        only when no restart follows, as 252.
+        """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
+        OnFailure= only when no restart follows, as 252.
         """
         self.graph = graph
         self.jobs = Jobs(graph)

@@ -210,8 +210,8 @@ class Elapsed:
 
 
 Event = (
-    Start | Stop | Reload | ResetFailed | Spawned | SpawnFailed | Execed | Exited | Emptied | OomKilled | PidFileRead
-    | BusNameChanged | Notified | Elapsed
+    Start | Stop | Reload | ResetFailed | Spawned | SpawnFailed | Execed | Exited | Emptied | OomKilled
+    | PidFileRead | BusNameChanged | Notified | Elapsed
 )  # fmt: skip
 
 
@@ -317,6 +317,6 @@ class StoreFds:
 
 
 Action = (
-    Spawn | Kill | Log | Changed | Answer | ReloadDone | PropagateReload | ScheduleRestart | Emergency | ReadPidFile
-    | Cleanup | StoreFds
+    Spawn | Kill | Log | Changed | Answer | ReloadDone | PropagateReload | ScheduleRestart | Emergency
+    | ReadPidFile | Cleanup | StoreFds
 )  # fmt: skip

@@ -148,7 +148,9 @@ class StatusSet:
 
 
 def parse_statuses(value: str) -> tuple[StatusSet, list[str]]:
-    """A list of codes, names of codes and signals; what cannot be understood is left out, with a warning. WordError."""
+    """A list of codes, names of codes and signals; what cannot be understood is left out, with a warning.
+    WordError.
+    """
     codes, signals, warnings = set(), set(), []
     for word in words.texts(value):
         if word.isascii() and word.isdecimal():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from holdfast.conf_text import Assignment, Complaint
+from holdfast.conf_text import Assignment, Complaint, Parsed
 from holdfast.service import commands, environment, keys, words
 from holdfast.service.calendar import CalendarError
 from holdfast.service.calendar import parse as parse_calendar
@@ -50,23 +50,22 @@ Values = dict[str, dict[str, Any]]
 
 def interpret(
     name: UnitName,
-    assignments: Sequence[Assignment],
+    files: Sequence[Parsed],
     specifiers: Specifiers,
-    defaults: Defaults = Defaults(),  # noqa: B008
-    sections: Sequence[tuple[str, str, int]] = (),
+    defaults: Defaults = Defaults(),  # noqa: B008 - frozen
 ) -> UnitFile:
-    """A unit's settings from the assignments of its file and drop-ins, in order.
-
-    `sections`: headers with path and line, for the report of those that nobody knows.
-    """
+    """A unit's settings from its file and drop-ins, in the order in which they apply."""
     reader = _Reader(name, specifiers)
     known = keys.SECTIONS.get(name.type, ("Unit", "Install"))
-    for section, path, line in sections:
-        if section not in known and not section.startswith("X-") and name.type in keys.SECTIONS:
-            reader.complaints.append(Complaint(path, line, f"Unknown section '{section}'. Ignoring."))
-    for one in assignments:
-        if one.section in known:
-            reader.assign(one)
+    for parsed in files:
+        before, reader.complaints = reader.complaints, list(parsed.complaints)
+        for section, line in parsed.sections:
+            if section not in known and not section.startswith("X-") and name.type in keys.SECTIONS:
+                reader.complaints.append(Complaint(parsed.path, line, f"Unknown section '{section}'. Ignoring."))
+        for one in parsed.assignments:
+            if one.section in known:
+                reader.assign(one)
+        reader.complaints = before + sorted(reader.complaints, key=lambda complaint: complaint.line)
     reader.report_skipped()
     own = reader.values.get(known[-1], {})
     unit_values = reader.values.get("Unit", {})

@@ -97,12 +97,14 @@ JOB_MODES: Final = (
 )  # fmt: skip
 
 DEPENDENCIES: Final = (
-    "Requires Wants Requisite BindsTo PartOf Upholds Conflicts Before After OnFailure OnSuccess PropagatesReloadTo "
+    "Requires Wants Requisite BindsTo PartOf Upholds Conflicts Before After OnFailure OnSuccess "
+    "PropagatesReloadTo "
     "ReloadPropagatedFrom PropagatesStopTo StopPropagatedFrom JoinsNamespaceOf"
 ).split()
 
 CONDITIONS: Final = (
-    "PathExists PathExistsGlob PathIsDirectory PathIsSymbolicLink PathIsMountPoint PathIsReadWrite PathIsEncrypted "
+    "PathExists PathExistsGlob PathIsDirectory PathIsSymbolicLink PathIsMountPoint PathIsReadWrite "
+    "PathIsEncrypted "
     "DirectoryNotEmpty FileNotEmpty FileIsExecutable User Group Host KernelCommandLine KernelVersion Version "
     "Virtualization Architecture Firmware Security Capability ACPower NeedsUpdate FirstBoot Environment "
     "ControlGroupController Memory CPUs CPUFeature OSRelease MemoryPressure CPUPressure IOPressure Credential"
@@ -254,14 +256,18 @@ def _exec_keys(section: str) -> Iterator[Key]:
 
 _SKIPPED: Final = (
     "ProtectSystem ProtectHome ProtectProc ProcSubset ProtectClock ProtectHostname ProtectKernelTunables "
-    "ProtectKernelModules ProtectKernelLogs ProtectControlGroups PrivateTmp PrivateDevices PrivateNetwork PrivateIPC "
+    "ProtectKernelModules ProtectKernelLogs ProtectControlGroups PrivateTmp PrivateDevices PrivateNetwork "
+    "PrivateIPC "
     "PrivateUsers PrivateMounts PrivatePIDs ReadWritePaths ReadOnlyPaths InaccessiblePaths ReadWriteDirectories "
     "ReadOnlyDirectories InaccessibleDirectories ExecPaths NoExecPaths "
     "BindPaths BindReadOnlyPaths TemporaryFileSystem MountAPIVFS MountFlags MountImages ExtensionImages "
     "ExtensionDirectories RootImage RootImageOptions RootHash RootHashSignature RootVerity NetworkNamespacePath "
-    "IPCNamespacePath RestrictAddressFamilies RestrictFileSystems RestrictNamespaces RestrictRealtime RestrictSUIDSGID "
-    "RemoveIPC MemoryDenyWriteExecute LockPersonality SystemCallFilter SystemCallErrorNumber SystemCallArchitectures "
-    "SystemCallLog KeyringMode SELinuxContext AppArmorProfile SmackProcessLabel LoadCredential LoadCredentialEncrypted "
+    "IPCNamespacePath RestrictAddressFamilies RestrictFileSystems RestrictNamespaces RestrictRealtime "
+    "RestrictSUIDSGID "
+    "RemoveIPC MemoryDenyWriteExecute LockPersonality SystemCallFilter SystemCallErrorNumber "
+    "SystemCallArchitectures "
+    "SystemCallLog KeyringMode SELinuxContext AppArmorProfile SmackProcessLabel LoadCredential "
+    "LoadCredentialEncrypted "
     "SetCredential SetCredentialEncrypted ImportCredential NUMAPolicy NUMAMask IPAddressAllow IPAddressDeny "
     "IPAccounting IPIngressFilterPath IPEgressFilterPath DeviceAllow DevicePolicy SocketBindAllow SocketBindDeny "
     "RestrictNetworkInterfaces BPFProgram NFTSet CPUAccounting MemoryAccounting IOAccounting TasksAccounting "

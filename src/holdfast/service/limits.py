@@ -1,4 +1,6 @@
-"""Start limits, restart decisions and delays: the arithmetic (spec supervisor 7.4 to 7.6). Times in microseconds."""
+"""Start limits, restart decisions and delays: the arithmetic (spec supervisor 7.4 to 7.6). Times in
+microseconds.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from holdfast.timespan import INFINITY
 
 @dataclass(slots=True)
 class StartLimit:
-    """At most `burst` starts per window. The window is fixed: it begins with the first start after the last one."""
+    """At most `burst` starts per window. The window is fixed: it begins with the first start after the last
+    one.
+    """
 
     interval: int
     burst: int
@@ -65,7 +69,9 @@ def restart_wanted(service: ServiceSettings, result: Result, main_death: Exit | 
 
 
 def restart_delay(service: ServiceSettings, number: int) -> int:
-    """Before restart `number` (from 1): RestartSec, growing in RestartSteps equal factors to RestartMaxDelaySec."""
+    """Before restart `number` (from 1): RestartSec, growing in RestartSteps equal factors to
+    RestartMaxDelaySec.
+    """
     shortest, longest, steps = service.restart_sec, service.restart_max_delay_sec, service.restart_steps
     if not steps or longest in (0, INFINITY) or shortest in (0, INFINITY) or shortest >= longest or number <= 1:
         return shortest

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from holdfast import conf_text
-from holdfast.conf_text import Assignment, Complaint
 from holdfast.service.interpret import interpret
 from holdfast.service.names import UNALIASABLE, UnitName, UnitNameError
 from holdfast.service.settings import Defaults, UnitFile
@@ -44,8 +43,9 @@ def search_path(environment: Mapping[str, str], usual: tuple[str, ...] = SYSTEM_
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a name leads. `name`: the unit's own (of an alias: its target's). `path`: the file, empty when masked or
-    built in; `place`: the entry in the search path. `state`: `loaded`, `masked`, `linked`, `not-found`, `built-in`.
+    """Where a name leads. `name`: the unit's own (of an alias: its target's). `path`: the file, empty when
+    masked or built in; `place`: the entry in the search path. `state`: `loaded`, `masked`, `linked`,
+    `not-found`, `built-in`.
     """
 
     name: str
@@ -197,23 +197,14 @@ class UnitFiles:
         if found.state in ("masked", "not-found"):
             return found, None, []
         drop_ins = self.drop_ins(found.name)
-        assignments: list[Assignment] = []
-        complaints: list[Complaint] = []
-        sections: list[tuple[str, str, int]] = []
+        files = []
         for path in ([found.path] if found.path else []) + drop_ins:
             target = self._target(path)
-            if target is None:
-                continue
-            parsed = conf_text.read(target)
-            assignments += [
-                Assignment(one.section, one.key, one.value, path, one.line) for one in parsed.assignments
-            ]
-            complaints += [Complaint(path, one.line, one.text) for one in parsed.complaints]
-            sections += [(section, path, line) for section, line in parsed.sections]
+            if target is not None:
+                files.append(conf_text.read(target, shown=path))
         unit_name = UnitName.parse(found.name)
         specifiers = Specifiers(unit_name, self._host, found.path)
-        file = interpret(unit_name, assignments, specifiers, self._defaults, sections)
-        return found, _with_complaints(file, complaints), drop_ins
+        return found, interpret(unit_name, files, specifiers, self._defaults), drop_ins
 
     def _target(self, path: str) -> str | None:
         """The real file behind a link that is relative to the root; None for /dev/null."""
@@ -267,9 +258,3 @@ def _is_unit(name: str) -> bool:
     except UnitNameError:
         return False
     return True
-
-
-def _with_complaints(file: UnitFile, complaints: list[Complaint]) -> UnitFile:
-    if not complaints:
-        return file
-    return replace(file, complaints=(*complaints, *file.complaints))

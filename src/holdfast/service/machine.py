@@ -65,7 +65,9 @@ class Machine:
         self.run = Run(str(file.name), file.unit, file.service, file.kill, members, limit)
 
     def handle(self, event: Event, now: int) -> list[Action]:
-        """What is to be done about an event. `now`: microseconds of the monotonic clock, never less than before."""
+        """What is to be done about an event. `now`: microseconds of the monotonic clock, never less than
+        before.
+        """
         run = self.run
         run.now = now
         actions: list[Action] = []

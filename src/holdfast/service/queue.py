@@ -1,4 +1,6 @@
-"""The installed jobs: at most one per unit; who may run, and what the end of one means for others (spec 5.3 to 5.5)."""
+"""The installed jobs: at most one per unit; who may run, and what the end of one means for others (spec 5.3 to
+5.5).
+"""
 
 from __future__ import annotations
 

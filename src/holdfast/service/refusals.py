@@ -10,7 +10,8 @@ from holdfast.service.settings import Defaults, ServiceSettings, UnitFile, build
 from holdfast.timespan import INFINITY
 
 KILL_NONE = (
-    "Unit uses KillMode=none. This is unsafe, as it disables the supervisor's process lifecycle management for the "
+    "Unit uses KillMode=none. This is unsafe, as it disables the supervisor's process lifecycle management for "
+    "the "
     "service. Please update the service to use a safer KillMode=, such as 'mixed' or 'control-group'."
 )
 
@@ -68,7 +69,8 @@ def _restart_delays(values: dict[str, Any]) -> list[str]:
     if longest < values["restart_sec"]:
         values["restart_sec"] = longest
         return [
-            "RestartMaxDelaySec= has a value smaller than RestartSec=, resetting RestartSec= to RestartMaxDelaySec=."
+            "RestartMaxDelaySec= has a value smaller than RestartSec=, resetting RestartSec= to "
+            "RestartMaxDelaySec=."
         ]
     if steps and longest == INFINITY:
         values["restart_steps"] = 0
@@ -84,7 +86,8 @@ def _pid_file(text: str, remarks: list[str]) -> str:
     if path.startswith("/var/run/"):
         legacy, path = path, path.removeprefix("/var")
         remarks.append(
-            f"PIDFile= references a path below legacy directory /var/run/, updating {legacy} → {path}; please update "
+            f"PIDFile= references a path below legacy directory /var/run/, updating {legacy} → {path}; please "
+            f"update "
             "the unit file accordingly."
         )
     return path
@@ -118,10 +121,14 @@ def _service_refusal(file: UnitFile, service: ServiceSettings) -> str:
             "Refusing."
         )
     if not oneshot and len(service.exec_start) > 1:
-        return "Service has more than one ExecStart= setting, which is only allowed for Type=oneshot services. Refusing."
+        return (
+            "Service has more than one ExecStart= setting, which is only allowed for Type=oneshot services. "
+            "Refusing."
+        )
     if oneshot and service.restart in ("always", "on-success"):
         return (
-            "Service has Restart= set to either always or on-success, which isn't allowed for Type=oneshot services. "
+            "Service has Restart= set to either always or on-success, which isn't allowed for Type=oneshot "
+            "services. "
             "Refusing."
         )
     if oneshot and service.restart_force_exit_status:

@@ -17,6 +17,8 @@ from holdfast.timespan import INFINITY, USEC_PER_SEC
 
 Names = tuple[str, ...]
 T = TypeVar("T")
+_UNLIMITED: Final = Amount()
+_NO_STATUS: Final = StatusSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +176,12 @@ class ExecSettings:
     exec_search_path: Names = ()
     slice: str = ""
     delegate: str = ""
-    memory_min: Amount = Amount()
-    memory_low: Amount = Amount()
-    memory_high: Amount = Amount()
-    memory_max: Amount = Amount()
-    memory_swap_max: Amount = Amount()
-    tasks_max: Amount = Amount()
+    memory_min: Amount = _UNLIMITED
+    memory_low: Amount = _UNLIMITED
+    memory_high: Amount = _UNLIMITED
+    memory_max: Amount = _UNLIMITED
+    memory_swap_max: Amount = _UNLIMITED
+    tasks_max: Amount = _UNLIMITED
     cpu_quota: str = ""
     cpu_weight: str = ""
     io_weight: str = ""
@@ -218,9 +220,9 @@ class ServiceSettings:
     runtime_max_sec: int = INFINITY
     runtime_randomized_extra_sec: int = 0
     watchdog_sec: int = 0
-    success_exit_status: StatusSet = StatusSet()
-    restart_prevent_exit_status: StatusSet = StatusSet()
-    restart_force_exit_status: StatusSet = StatusSet()
+    success_exit_status: StatusSet = _NO_STATUS
+    restart_prevent_exit_status: StatusSet = _NO_STATUS
+    restart_force_exit_status: StatusSet = _NO_STATUS
     notify_access: str = "none"
     sockets: Names = ()
     file_descriptor_store_max: int = 0

@@ -12,16 +12,12 @@ from typing import Final
 
 from holdfast.service.events import Active
 from holdfast.service.jobs import JobType, collapse, is_redundant, merge, waits
+from holdfast.service.keys import JOB_MODES
 from holdfast.service.names import UnitName
 from holdfast.service.units import Graph
 
 MAX_JOBS: Final = 100_000
-MODES: Final = frozenset(
-    (
-        "fail", "replace", "replace-irreversibly", "isolate", "flush", "ignore-dependencies", "ignore-requirements",
-        "triggering", "restart-dependencies",
-    )
-)  # fmt: skip
+MODES: Final = frozenset(JOB_MODES)
 
 
 class TransactionError(Exception):
@@ -55,7 +51,9 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Jobs in an order in which none waits for a later one; `anchor` is the request's. `log`: what was left out."""
+    """Jobs in an order in which none waits for a later one; `anchor` is the request's. `log`: what was left
+    out.
+    """
 
     anchor: str
     jobs: tuple[Planned, ...]
@@ -381,9 +379,8 @@ class _Transaction:
             begin = (at - 1) % len(cycle) if expendable else at
             path = cycle[begin:] + cycle[:begin]
             first = path[0]
-            log = [
-                f"{first.unit}: Found ordering cycle on {path[1 % len(path)].unit}/{path[1 % len(path)].type.value}"
-            ]
+            second = path[1 % len(path)]
+            log = [f"{first.unit}: Found ordering cycle on {second.unit}/{second.type.value}"]
             for job in [*path[2:], first]:
                 log.append(f"{first.unit}: Found dependency on {job.unit}/{job.type.value}")
             where = f"cycle starting with {first.unit}/{first.type.value}"

@@ -1,4 +1,6 @@
-"""Loaded units and the dependencies between them: explicit, implicit, default, inverse (spec supervisor 5.1, 5.2)."""
+"""Loaded units and the dependencies between them: explicit, implicit, default, inverse (spec supervisor 5.1,
+5.2).
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,14 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class CommandError(ValueError):
-    """The line cannot be used; the text is what is logged."""
+    """The line cannot be used. `text` and `detail` are what is logged; `ignored`: it began with `-`, so that the
+    unit does without it; otherwise the unit must not be started.
+    """
+
+    def __init__(self, text: str, detail: str, ignored: bool = False) -> None:
+        ignoring = ", ignoring" if ignored and not text.endswith("ignoring") else ""
+        super().__init__(f"{text}{ignoring}: {detail}")
+        self.ignored = ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,7 @@ def parse(value: str, expand_specifiers: Callable[[str], str]) -> tuple[list[Com
     try:
         found = words.split(value, relaxed=True)
     except words.WordError:
-        raise CommandError(f'Unbalanced quoting, ignoring: "{value}"') from None
+        raise CommandError("Unbalanced quoting, ignoring", f'"{value}"', _may_fail(value)) from None
     warnings = [
         f'Ignoring unknown escape sequences: "{word.rest}"'
         for word in found
@@ -66,26 +73,34 @@ def parse(value: str, expand_specifiers: Callable[[str], str]) -> tuple[list[Com
 def _command(line: list[str], value: str, expand_specifiers: Callable[[str], str]) -> Command:
     first, at_sign, ignore_failure, expand, privileges = _prefixes(line[0])
     if not first:
-        raise CommandError(f"Empty path in command line, ignoring: '{value}'")
-    try:
-        path = expand_specifiers(first)
-        arguments = [expand_specifiers(word) for word in line[1:]]
-    except ValueError as error:
-        raise CommandError(f"Failed to resolve unit specifiers in {value}, ignoring: {error}") from None
+        raise CommandError("Empty path in command line", f"'{value}'", ignore_failure)
+    path, *arguments = (_expanded(word, expand_specifiers, ignore_failure) for word in (first, *line[1:]))
     if "\0" in path or any("\0" in word for word in arguments):
-        raise CommandError(f"Invalid argument in command line, ignoring: '{value}'")
+        raise CommandError("Invalid argument in command line", f"'{value}'", ignore_failure)
     if path.endswith("/"):
-        raise CommandError(f"Executable path specifies a directory, ignoring: {path}")
+        raise CommandError("Executable path specifies a directory", path, ignore_failure)
     if path.startswith("/"):
         path = "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     elif "/" in path or path in (".", ".."):
-        raise CommandError(f"Neither a valid executable name nor an absolute path: {path}")
+        raise CommandError("Neither a valid executable name nor an absolute path", path, ignore_failure)
     name = path
     if at_sign:
         if not arguments or not arguments[0]:
-            raise CommandError(f"Empty executable name or zeroeth argument: {value}")
+            raise CommandError("Empty executable name or zeroeth argument", value, ignore_failure)
         name = arguments.pop(0)
     return Command(path, (name, *arguments), ignore_failure, expand, privileges)
+
+
+def _expanded(word: str, expand_specifiers: Callable[[str], str], ignored: bool) -> str:
+    try:
+        return expand_specifiers(word)
+    except ValueError as error:
+        raise CommandError(f"Failed to resolve unit specifiers in {word}", str(error), ignored) from None
+
+
+def _may_fail(value: str) -> bool:
+    """A line that cannot even be split: `-` among its prefix characters."""
+    return "-" in value[: len(value) - len(value.lstrip("-@:+!"))]
 
 
 def _prefixes(word: str) -> tuple[str, bool, bool, bool, str]:

@@ -87,7 +87,7 @@ def interpret(
         build(KillSettings, own),
         tuple(reader.complaints),
     )
-    reason = refusal(file)
+    reason = FATAL_ERROR if reader.fatal else refusal(file)
     if not reason:
         return file
     complaints = (*file.complaints, Complaint(str(name), 0, reason))
@@ -97,8 +97,15 @@ def interpret(
     )  # fmt: skip
 
 
+FATAL_ERROR: Final = "Unit configuration has fatal error, unit will not be started."
+
+
 class _Ignore(Exception):
-    """The assignment has no effect; the text is logged as it is."""
+    """The assignment has no effect; the text is logged as it is. `fatal`: the unit must not be started."""
+
+    def __init__(self, text: str, fatal: bool = False) -> None:
+        super().__init__(text)
+        self.fatal = fatal
 
 
 class _Reader:
@@ -109,6 +116,7 @@ class _Reader:
         self.values: Values = {}
         self.dependencies: dict[str, tuple[str, ...]] = {}
         self.complaints: list[Complaint] = []
+        self.fatal = False
         self._skipped: dict[bool, dict[str, Assignment]] = {False: {}, True: {}}
 
     def assign(self, one: Assignment) -> None:
@@ -125,9 +133,13 @@ class _Reader:
             elif key.kind is not Kind.NONE:
                 self._apply(key, one)
         except _Ignore as reason:
+            self.fatal = self.fatal or reason.fatal
             self._complain(one, str(reason))
         except SpecifierError as error:
-            self._complain(one, f"Failed to resolve unit specifiers in {one.value}, ignoring: {error}")
+            fatal = one.key in keys.FATAL
+            self.fatal = self.fatal or fatal
+            ignoring = "" if fatal else ", ignoring"
+            self._complain(one, f"Failed to resolve unit specifiers in {one.value}{ignoring}: {error}")
 
     def _complain(self, one: Assignment, text: str) -> None:
         self.complaints.append(Complaint(one.path, one.line, text))
@@ -178,9 +190,11 @@ class _Reader:
                 self._set(key.section, field, value)
 
     def _scalar(self, key: Key, text: str) -> Any:
+        if key.name in ("WorkingDirectory", "RootDirectory") and text:
+            return self._directory(key, text)
         if key.kind is Kind.TEXT:
             return (self._expand_install if key.section == "Install" else self._expand)(text) if text else None
-        if not text and key.kind not in (Kind.SPAN, Kind.TIMEOUT, Kind.CHOICE, Kind.BOOLEAN):
+        if not text and (key.kind in _EMPTY_RESETS or key.name == "KillMode"):
             return None
         if key.kind is Kind.CHOICE:
             if text in key.choices:
@@ -188,9 +202,20 @@ class _Reader:
             raise _Ignore(f"Failed to parse {key.word or key.name + '='}, ignoring: {text}")
         if key.kind is Kind.LIMIT:
             return _parsed(lambda: parse_limit(text, keys.LIMITS[key.name.removeprefix("Limit")]), key, text)
-        if key.kind is Kind.PATH:
-            text = self._expand(text)
+        if key.kind is Kind.INTEGER:
+            return _integer(key, text)
         return _parsed(lambda: _SCALARS[key.kind](text), key, text)
+
+    def _directory(self, key: Key, text: str) -> str:
+        optional = key.name == "WorkingDirectory" and text.startswith("-")
+        path = self._expand(text[optional:])
+        if path == "~" and key.name == "WorkingDirectory":
+            return text
+        try:
+            return "-" * optional + parse_path(path)
+        except ValueError:
+            ignoring = ", ignoring" if optional else ""
+            raise _Ignore(f"{key.name}= path is not absolute{ignoring}: {path}", not optional) from None
 
     def _units(self, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         found = list(old)
@@ -222,11 +247,23 @@ class _Reader:
     def words(self, key: Key, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         """A list of words, specifiers expanded."""
         expand = self._expand_install if key.section == "Install" else self._expand
-        return (*old, *(expand(word) for word in self._split(one)))
+        found = [expand(word) for word in self._split(one)]
+        if key.name.endswith("Directory"):
+            # Each is created below /run, /var/lib ..., never outside.
+            for path in found:
+                if path.startswith("/"):
+                    self._complain(one, f"{key.name}= path is absolute, ignoring: {path}")
+                elif ".." in path.split("/"):
+                    self._complain(one, f"{key.name}= path is not normalized, ignoring: {path}")
+            found = [path for path in found if not path.startswith("/") and ".." not in path.split("/")]
+        return (*old, *found)
 
     def texts(self, key: Key, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         """A list to which each assignment adds one text."""
-        return (*old, self._expand(one.value))
+        text = self._expand(one.value)
+        if key.name == "EnvironmentFile" and not text.removeprefix("-").startswith("/"):
+            raise _Ignore(f"EnvironmentFile= path is not absolute, ignoring: {text}")
+        return (*old, text)
 
     def paths(self, key: Key, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         """A list of paths."""
@@ -241,7 +278,7 @@ class _Reader:
         try:
             found, warnings = commands.parse(one.value, self._expand)
         except commands.CommandError as error:
-            raise _Ignore(str(error)) from None
+            raise _Ignore(str(error), not error.ignored) from None
         for warning in warnings:
             self._complain(one, warning)
         return (*old, *found)
@@ -302,13 +339,20 @@ _SCALARS: Final[Mapping[Kind, Callable[[str], Any]]] = {
     Kind.BOOLEAN: parse_boolean,
     Kind.SPAN: parse_timespan,
     Kind.TIMEOUT: lambda text: never_if_zero(parse_timespan(text)),
-    Kind.INTEGER: lambda text: parse_integer(text, -(2**31), 2**32 - 1),
     Kind.MODE: parse_mode,
     Kind.SIGNAL: parse_signal,
     Kind.SIZE: parse_size,
     Kind.AMOUNT: parse_amount,
-    Kind.PATH: parse_path,
 }
+_EMPTY_RESETS: Final = frozenset({Kind.AMOUNT, Kind.SIZE, Kind.PATH})
+
+
+def _integer(key: Key, text: str) -> int:
+    low, high, complaint = keys.RANGES.get(key.name, (0, 2**32 - 1, ""))
+    try:
+        return parse_integer(text, low, high)
+    except ValueError:
+        raise _Ignore(f"{complaint or 'Failed to parse ' + key.kind.value}, ignoring: {text}") from None
 
 
 def _boolean(text: str) -> bool:

@@ -28,9 +28,9 @@ class Kind(enum.Enum):
     SPAN = "sec value"
     TIMEOUT = "time value"
     """0 means never."""
-    INTEGER = "integer"
-    MODE = "mode"
-    SIGNAL = "signal"
+    INTEGER = "unsigned value"
+    MODE = "mode value"
+    SIGNAL = "signal name"
     SIZE = "size value"
     AMOUNT = "limit"
     LIMIT = "resource value"
@@ -95,6 +95,19 @@ JOB_MODES: Final = (
     "fail", "replace", "replace-irreversibly", "isolate", "flush", "ignore-dependencies", "ignore-requirements",
     "triggering", "restart-dependencies",
 )  # fmt: skip
+
+RANGES: Final = {
+    "Nice": (-20, 19, "Nice priority out of range"),
+    "OOMScoreAdjust": (-1000, 1000, "OOM score adjust value out of range"),
+    "IOSchedulingPriority": (0, 7, "IO scheduling priority out of range"),
+    "CPUSchedulingPriority": (0, 99, "CPU scheduling priority is out of range"),
+    "FailureActionExitStatus": (0, 255, "Invalid exit status"),
+    "SuccessActionExitStatus": (0, 255, "Invalid exit status"),
+    "Priority": (-(2**31), 2**31 - 1, ""),
+}
+"""Numbers that are not simply unsigned, and what a wrong one is called in the log."""
+FATAL: Final = frozenset("User Group WorkingDirectory RootDirectory".split())
+"""Keys whose bad value must not be ignored: the program would run as, or where, nobody wanted it."""
 
 DEPENDENCIES: Final = (
     "Requires Wants Requisite BindsTo PartOf Upholds Conflicts Before After OnFailure OnSuccess "
@@ -165,7 +178,7 @@ def _service_keys() -> Iterator[Key]:
     yield Key("RestartSec", section, _S, 1, None)
     yield Key("RestartSteps", section, _I, 2, 0)
     yield Key("RestartMaxDelaySec", section, _S, 2, INFINITY)
-    yield Key("TimeoutSec", section, Kind.TIMEOUT, 1)
+    yield Key("TimeoutSec", section, Kind.TIMEOUT, 1, word="TimeoutSec= parameter")
     yield Key("TimeoutStartSec", section, Kind.TIMEOUT, 1, None)
     yield Key("TimeoutStopSec", section, Kind.TIMEOUT, 1, None)
     yield Key("TimeoutAbortSec", section, Kind.TIMEOUT, 1, None)

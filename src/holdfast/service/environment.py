@@ -34,7 +34,7 @@ def parse_assignments(
         try:
             text = expand_specifiers(written)
         except ValueError as error:
-            warnings.append(f"Failed to resolve unit specifiers in {written}, ignoring: {error}")
+            warnings.append(f"Failed to resolve specifiers in {written}, ignoring: {error}")
             continue
         name, equals, content = text.partition("=")
         if not equals or not valid_name(name) or "\0" in content:

@@ -30,6 +30,7 @@ from holdfast.service.settings import (
 )
 from holdfast.service.specifiers import IN_INSTALL, SpecifierError, Specifiers
 from holdfast.service.values import (
+    SoftAboveHard,
     never_if_zero,
     parse_amount,
     parse_boolean,
@@ -58,7 +59,9 @@ def interpret(
     reader = _Reader(name, specifiers)
     known = keys.SECTIONS.get(name.type, ("Unit", "Install"))
     for parsed in files:
-        before, reader.complaints = reader.complaints, list(parsed.complaints)
+        known_lines = [(line, section in known) for section, line in parsed.sections]
+        before = reader.complaints
+        reader.complaints = [one for one in parsed.complaints if _counts(one, known_lines)]
         for section, line in parsed.sections:
             if section not in known and not section.startswith("X-") and name.type in keys.SECTIONS:
                 reader.complaints.append(Complaint(parsed.path, line, f"Unknown section '{section}'. Ignoring."))
@@ -95,6 +98,12 @@ def interpret(
         name, file.unit, file.install, file.service, file.socket, file.timer, file.path, file.exec, file.kill,
         complaints, reason,
     )  # fmt: skip
+
+
+def _counts(complaint: Complaint, sections: list[tuple[int, bool]]) -> bool:
+    """Lines of sections that nobody knows are skipped without a word."""
+    of = [known for line, known in sections if line <= complaint.line]
+    return of[-1] if of else True
 
 
 FATAL_ERROR: Final = "Unit configuration has fatal error, unit will not be started."
@@ -201,7 +210,9 @@ class _Reader:
                 return text
             raise _Ignore(f"Failed to parse {key.word or key.name + '='}, ignoring: {text}")
         if key.kind is Kind.LIMIT:
-            return _parsed(lambda: parse_limit(text, keys.LIMITS[key.name.removeprefix("Limit")]), key, text)
+            return _limit(key, text)
+        if key.kind is Kind.AMOUNT:
+            return _amount(key, text)
         if key.kind is Kind.INTEGER:
             return _integer(key, text)
         return _parsed(lambda: _SCALARS[key.kind](text), key, text)
@@ -342,9 +353,23 @@ _SCALARS: Final[Mapping[Kind, Callable[[str], Any]]] = {
     Kind.MODE: parse_mode,
     Kind.SIGNAL: parse_signal,
     Kind.SIZE: parse_size,
-    Kind.AMOUNT: parse_amount,
 }
 _EMPTY_RESETS: Final = frozenset({Kind.AMOUNT, Kind.SIZE, Kind.PATH})
+
+
+def _limit(key: Key, text: str) -> Any:
+    try:
+        return _parsed(lambda: parse_limit(text, keys.LIMITS[key.name.removeprefix("Limit")]), key, text)
+    except SoftAboveHard:
+        raise _Ignore(f"Soft resource limit chosen higher than hard limit, ignoring: {text}") from None
+
+
+def _amount(key: Key, text: str) -> Any:
+    try:
+        return parse_amount(text)
+    except ValueError:
+        what = "maximum tasks value" if key.name == "TasksMax" else "memory limit"
+        raise _Ignore(f"Invalid {what} '{text}', ignoring: Invalid argument") from None
 
 
 def _integer(key: Key, text: str) -> int:
@@ -365,5 +390,7 @@ def _boolean(text: str) -> bool:
 def _parsed(parse: Callable[[], Any], key: Key, text: str) -> Any:
     try:
         return parse()
+    except SoftAboveHard:
+        raise
     except (ValueError, TimeSpanError):
         raise _Ignore(f"Failed to parse {key.word or key.kind.value}, ignoring: {text}") from None

@@ -147,7 +147,7 @@ def _unit_keys() -> Iterator[Key]:
     yield Key("JobTimeoutSec", section, Kind.TIMEOUT, 2, INFINITY)
     yield Key("JobRunningTimeoutSec", section, Kind.TIMEOUT, 2, INFINITY)
     for name in "FailureAction SuccessAction JobTimeoutAction StartLimitAction".split():
-        yield Key(name, section, Kind.CHOICE, 1, "none", ACTIONS, word="action specifier")
+        yield Key(name, section, Kind.CHOICE, 1, "none", ACTIONS)
     for name in "FailureActionExitStatus SuccessActionExitStatus".split():
         yield Key(name, section, _I, 2)
     yield Key("StartLimitIntervalSec", section, _S, 1, 10 * _SEC)

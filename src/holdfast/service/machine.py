@@ -222,6 +222,12 @@ def _spawn_failed(run: Run, event: SpawnFailed) -> None:
         enter_signal(run, State.STOP_SIGTERM, Result.RESOURCES)
 
 
+def _exited_late(run: Run, event: Exited) -> None:
+    """A main process that outlived its service (SendSIGKILL=no, or one that no signal ends)."""
+    if run.main_alive and event.pid == run.main_pid:
+        run.main_alive, run.main_death = False, event.death
+
+
 def _execed(run: Run, event: Execed) -> None:
     if run.service.type == "exec":
         enter_start_post(run)
@@ -281,6 +287,7 @@ def _table() -> dict[tuple[State, type], Handler]:
         (living, SpawnFailed, _spawn_failed),
         ([State.START], Execed, _execed),
         (living, Exited, exited),
+        ([State.DEAD, State.FAILED, State.AUTO_RESTART], Exited, _exited_late),
         (living, Emptied, emptied),
         ([*starting, *up], OomKilled, _oom),
         ([State.START], PidFileRead, _pid_file),

@@ -328,6 +328,7 @@ class _Transaction:
         for unit, jobs in self._by_unit().items():
             if len(jobs) > 1:
                 self._merge(unit, jobs)
+        self._weigh()
 
     def _first_conflict(self) -> tuple[_Job, _Job] | None:
         for jobs in self._by_unit().values():

@@ -66,6 +66,10 @@ def parse_amount(text: str) -> Amount:
     return Amount(parse_size(text))
 
 
+class SoftAboveHard(ValueError):
+    """A soft limit that the hard one does not allow."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A resource limit; INFINITY: none."""
@@ -80,7 +84,7 @@ def parse_limit(text: str, kind: str = "number") -> Limit:
     first = _limit(soft.strip(), kind)
     second = _limit(hard.strip(), kind) if colon else first
     if first > second:
-        raise ValueError(f"{text!r}: the soft limit is above the hard one")
+        raise SoftAboveHard(f"{text!r}: the soft limit is above the hard one")
     return Limit(first, second)
 
 

@@ -102,7 +102,9 @@ def _only(complaint: Complaint) -> Parsed:
 
 
 def _physical_lines(raw: bytes, path: str, complaints: list[Complaint]) -> Iterator[tuple[int, str]]:
-    """Stripped lines. A NUL ends a line as a newline does; the part after it has the same number."""
+    """Lines without trailing blanks. A NUL ends a line as a newline does; the part after it has the same
+    number.
+    """
     for number, whole in enumerate(raw.split(b"\n"), 1):
         for piece in whole.split(b"\0"):
             try:
@@ -112,17 +114,17 @@ def _physical_lines(raw: bytes, path: str, complaints: list[Complaint]) -> Itera
                 continue
             if number == 1:
                 text = text.removeprefix(_BOM)
-            yield number, text.strip(BLANK)
+            yield number, text.rstrip(BLANK)
 
 
 def _logical_lines(raw: bytes, path: str, complaints: list[Complaint]) -> Iterator[tuple[int, str]]:
-    """Lines without comments and blanks. A backslash at the end joins the next one with one space; comment lines
-    in between are skipped, a blank line ends the continuation.
+    """Lines without comments and blanks. A backslash at the end joins the next one with one space, its own leading
+    blanks kept; comment lines in between are skipped, a blank line ends the continuation.
     """
     joined: list[str] = []
     length, begin = 0, 0
     for number, line in itertools.chain(_physical_lines(raw, path, complaints), [(0, "")]):
-        if line.startswith(("#", ";")):
+        if line.lstrip(BLANK).startswith(("#", ";")):
             continue
         if not joined:
             begin = number

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from holdfast.service.conditions import Unsupported, View, compare_versions, holds, unmet
+from holdfast.service.conditions import Unsupported, View, answer, compare_versions, holds, unmet
 from holdfast.service.settings import Condition
 
 VIEW = View(
@@ -74,6 +74,14 @@ def test_what_nobody_can_answer() -> None:
     for condition in (Condition("MemoryPressure", "10%"), Condition("CPUs", "many"), Condition("ACPower", "x")):
         with pytest.raises(Unsupported):
             holds(condition, VIEW)
+
+
+def test_unanswered_conditions_are_met_and_asserts_fail() -> None:
+    said: list[str] = []
+    condition = Condition("CPUPressure", "10%")
+    assert answer(condition, False, VIEW, said.append)
+    assert not answer(condition, True, VIEW, said.append)
+    assert len(said) == 2
 
 
 def test_triggering_conditions() -> None:

@@ -155,7 +155,7 @@ class World:
     def _members(self, unit: str) -> Callable[[], frozenset[int]]:
         return lambda: frozenset(one.pid for one in self._processes.values() if one.unit == unit and one.alive)
 
-    def _holds(self, condition: Condition) -> bool:
+    def _holds(self, condition: Condition, asserted: bool) -> bool:
         return (condition.argument in self.files) != condition.negate
 
     def _deliver(self, unit: str, event: Event) -> None:

@@ -23,8 +23,8 @@ from holdfast.service.transaction import TransactionError, build
 from holdfast.service.units import Graph, Unit
 from holdfast.timespan import INFINITY
 
-Holds = Callable[[Condition], bool]
-"""Whether one condition is true, its `!` included."""
+Holds = Callable[[Condition, bool], bool]
+"""Whether one condition is true, its `!` included; asked for an assert (True) or a condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +153,11 @@ class Core:
         machine = self._machine(unit)
         restarting = machine is not None and machine.state is State.AUTO_RESTART and not machine.run.automatic
         if unit.file is not None and self.active(job.unit) is not Active.DEACTIVATING and not restarting:
-            if unmet(unit.file.unit.asserts, self._holds) is not None:
+            if unmet(unit.file.unit.asserts, lambda one: self._holds(one, True)) is not None:
                 self._put(job.unit, Log("Starting requested but asserts failed.", 5))
                 self._finish(job, JobResult.ASSERT)
                 return
-            blamed = unmet(unit.file.unit.conditions, self._holds)
+            blamed = unmet(unit.file.unit.conditions, lambda one: self._holds(one, False))
             if blamed is not None:
                 text = f"{job.unit} was skipped because of an unmet condition check (Condition{blamed})."
                 self._put(job.unit, Log(text, 6))

@@ -32,6 +32,7 @@ from holdfast.service.specifiers import IN_INSTALL, SpecifierError, Specifiers
 from holdfast.service.values import (
     SoftAboveHard,
     never_if_zero,
+    parse_address,
     parse_amount,
     parse_boolean,
     parse_integer,
@@ -201,6 +202,8 @@ class _Reader:
     def _scalar(self, key: Key, text: str) -> Any:
         if key.name in ("WorkingDirectory", "RootDirectory") and text:
             return self._directory(key, text)
+        if (key.section, key.name) in _OTHER_UNITS and text:
+            return self._other_unit(text)
         if key.kind is Kind.TEXT:
             return (self._expand_install if key.section == "Install" else self._expand)(text) if text else None
         if not text and (key.kind in _EMPTY_RESETS or key.name == "KillMode"):
@@ -216,6 +219,13 @@ class _Reader:
         if key.kind is Kind.INTEGER:
             return _integer(key, text)
         return _parsed(lambda: _SCALARS[key.kind](text), key, text)
+
+    def _other_unit(self, text: str) -> str:
+        name = self._expand(text)
+        try:
+            return str(UnitName.parse(name))
+        except UnitNameError:
+            raise _Ignore(f"Unit type not valid, ignoring: {name}") from None
 
     def _directory(self, key: Key, text: str) -> str:
         optional = key.name == "WorkingDirectory" and text.startswith("-")
@@ -281,7 +291,10 @@ class _Reader:
         found = list(old)
         for word in self._split(one):
             path = self._expand(word)
-            found.append(_parsed(lambda: parse_path(path), key, word))  # noqa: B023 - called at once
+            try:
+                found.append(parse_path(path))
+            except ValueError:
+                raise _Ignore(f"{key.name}= path is not absolute, ignoring: {path}") from None
         return tuple(found)
 
     def commands(self, key: Key, one: Assignment, old: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -313,12 +326,20 @@ class _Reader:
         argument = self._expand(text[negate:].lstrip())
         kind = key.name.removeprefix("Condition").removeprefix("Assert")
         if ("Path" in kind or kind in _PATH_CONDITIONS) and not argument.startswith("/"):
-            raise _Ignore(f"Path in condition not absolute, ignoring: {argument}")
+            raise _Ignore(f"{key.name}= path is not absolute, ignoring: {argument}")
         return (*old, Condition(kind, argument, trigger, negate))
 
     def listen(self, key: Key, one: Assignment, old: tuple[Any, ...]) -> tuple[Any, ...]:
         """One address."""
-        return (*old, Listen(key.name.removeprefix("Listen"), self._expand(one.value)))
+        kind, text = key.name.removeprefix("Listen"), self._expand(one.value)
+        if kind in ("Stream", "Datagram", "SequentialPacket"):
+            try:
+                text = parse_address(text)
+            except ValueError:
+                raise _Ignore(f"Failed to parse address value in '{text}', ignoring: Invalid argument") from None
+        elif kind in ("FIFO", "Special"):
+            text = _parsed(lambda: parse_path(text), key, text)
+        return (*old, Listen(kind, text))
 
     def trigger(self, key: Key, one: Assignment, old: tuple[Any, ...]) -> tuple[Any, ...]:
         """One time, or one path."""
@@ -330,9 +351,13 @@ class _Reader:
                 return (*old, Trigger(key.name, str(parse_calendar(text))))
             except CalendarError:
                 raise _Ignore(f"Failed to parse calendar specification, ignoring: {text}") from None
-        return (*old, Trigger(key.name, text, _parsed(lambda: parse_timespan(text), key, text)))
+        try:
+            return (*old, Trigger(key.name, text, parse_timespan(text)))
+        except TimeSpanError:
+            raise _Ignore(f"Failed to parse timer value, ignoring: {text}") from None
 
 
+_OTHER_UNITS: Final = frozenset({("Socket", "Service"), ("Timer", "Unit"), ("Path", "Unit")})
 _PATH_CONDITIONS: Final = frozenset(("DirectoryNotEmpty", "FileNotEmpty", "FileIsExecutable", "NeedsUpdate"))
 
 _LISTS: Final[Mapping[Kind, Callable[[_Reader, Key, Assignment, tuple[Any, ...]], tuple[Any, ...]]]] = {

@@ -6,7 +6,7 @@ Pure: the units, their active states and the installed jobs in; an ordered plan 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +14,7 @@ from holdfast.service.events import Active
 from holdfast.service.jobs import JobType, collapse, is_redundant, merge, waits
 from holdfast.service.keys import JOB_MODES
 from holdfast.service.names import UnitName
+from holdfast.service.ordering import find_cycle, ordered
 from holdfast.service.units import Graph
 
 MAX_JOBS: Final = 100_000
@@ -359,8 +360,8 @@ class _Transaction:
 
     # Order.
 
-    def _predecessors(self, job: _Job, by_unit: Mapping[str, _Job]) -> list[_Job]:
-        """The jobs of the transaction that this one waits for."""
+    def _predecessors(self, job: _Job, by_unit: Mapping[str, _Job]) -> list[str]:
+        """The units of the jobs of the transaction that this one waits for."""
         if self._mode == "ignore-dependencies":
             return []
         found = []
@@ -368,7 +369,7 @@ class _Transaction:
             for other in self._graph.of(job.unit, kind):
                 candidate = by_unit.get(other)
                 if candidate is not None and waits(job.type, candidate.type, after):
-                    found.append(candidate)
+                    found.append(other)
         return found
 
     def _break_cycles(self) -> None:
@@ -395,49 +396,20 @@ class _Transaction:
             self._delete(victim)
             self._weigh()
 
+    def _waits_for(self) -> tuple[dict[str, _Job], Callable[[str], list[str]]]:
+        by_unit = {job.unit: job for job in self._jobs.values()}
+        return by_unit, lambda unit: self._predecessors(by_unit[unit], by_unit)
+
     def _cycle(self) -> list[_Job] | None:
         """Jobs each of which waits for the next, the last for the first."""
-        by_unit = {job.unit: job for job in self._jobs.values()}
-        done: set[str] = set()
-        for root in self._jobs.values():
-            path: list[_Job] = []
-            on_path: dict[str, int] = {}
-            stack: list[tuple[_Job, Iterator[_Job]]] = []
-            if root.unit not in done:
-                stack.append((root, iter(self._predecessors(root, by_unit))))
-                on_path[root.unit] = 0
-                path.append(root)
-            while stack:
-                job, rest = stack[-1]
-                following = next((one for one in rest if one.unit not in done), None)
-                if following is None:
-                    stack.pop()
-                    path.pop()
-                    del on_path[job.unit]
-                    done.add(job.unit)
-                elif following.unit in on_path:
-                    return path[on_path[following.unit] :]
-                else:
-                    on_path[following.unit] = len(path)
-                    path.append(following)
-                    stack.append((following, iter(self._predecessors(following, by_unit))))
-        return None
+        by_unit, waits_for = self._waits_for()
+        found = find_cycle(by_unit, waits_for)
+        return None if found is None else [by_unit[unit] for unit in found]
 
     def _ordered(self) -> list[_Job]:
         """Predecessors first; among equals as they were found."""
-        by_unit = {job.unit: job for job in self._jobs.values()}
-        out: dict[str, _Job] = {}
-        for root in self._jobs.values():
-            stack = [(root, iter(self._predecessors(root, by_unit)))] if root.unit not in out else []
-            while stack:
-                job, rest = stack[-1]
-                following = next((one for one in rest if one.unit not in out), None)
-                if following is None:
-                    stack.pop()
-                    out[job.unit] = job
-                else:
-                    stack.append((following, iter(self._predecessors(following, by_unit))))
-        return list(out.values())
+        by_unit, waits_for = self._waits_for()
+        return [by_unit[unit] for unit in ordered(by_unit, waits_for)]
 
     def _check_destructive(self) -> None:
         for job in self._jobs.values():

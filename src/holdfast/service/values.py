@@ -126,6 +126,32 @@ def parse_path(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+_PORT: Final = r"[0-9]{1,5}"
+_ADDRESS: Final = re.compile(
+    rf"@.+|{_PORT}|\[[0-9A-Fa-f:.]+(%[^\]]+)?\]:{_PORT}|[0-9]{{1,3}}(\.[0-9]{{1,3}}){{3}}:{_PORT}"
+    rf"|vsock(-[a-z]+)?:[0-9]*:{_PORT}[0-9]*",
+    re.ASCII | re.DOTALL,
+)
+MAX_SOCKET_PATH: Final = 107
+
+
+def parse_address(text: str) -> str:
+    """What `ListenStream=` and its like may be: a path, `@name`, a port, `v4:port`, `[v6]:port`, `vsock:…`.
+    ValueError.
+    """
+    if text.startswith("/"):
+        path = parse_path(text)
+        if len(path.encode("utf-8", "surrogateescape")) > MAX_SOCKET_PATH:
+            raise ValueError(f"{text!r} is too long for a socket")
+        return path
+    if not _ADDRESS.fullmatch(text) or len(text) > MAX_SOCKET_PATH:
+        raise ValueError(f"{text!r} is no socket address")
+    port = text.rpartition(":")[2]
+    if not text.startswith(("@", "vsock")) and not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r}: no such port")
+    return text
+
+
 def never_if_zero(usec: int) -> int:
     """`TimeoutStartSec=0` and its like: no time-out."""
     return usec or INFINITY

@@ -1,6 +1,7 @@
 """Holdfast: a workload runs only while its host can prove that it holds the lease.
 
-Programs use `holdfast.Lease` (asyncio) or `holdfast.SyncLease`; both are loaded on first use.
+Programs use `holdfast.Lease` (asyncio) or `holdfast.SyncLease`; `holdfast.Watchdog` has the host reset if
+they hang. All are loaded on first use.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from holdfast.client.errors import ClientError, DaemonUnreachable, LeaseLost, NotAcquired
     from holdfast.client.lease import Lease
     from holdfast.client.sync import SyncLease
+    from holdfast.client.watchdog import SyncWatchdog, Watchdog, WatchdogError, WatchdogLost, WatchdogUnavailable
 
-_CLIENT = frozenset({"ClientError", "DaemonUnreachable", "Lease", "LeaseLost", "NotAcquired", "SyncLease"})
+_WATCHDOG = frozenset({"SyncWatchdog", "Watchdog", "WatchdogError", "WatchdogLost", "WatchdogUnavailable"})
+_CLIENT = _WATCHDOG | {"ClientError", "DaemonUnreachable", "Lease", "LeaseLost", "NotAcquired", "SyncLease"}
 
 __all__ = [
     "ClientError",
@@ -24,6 +27,11 @@ __all__ = [
     "LeaseLost",
     "NotAcquired",
     "SyncLease",
+    "SyncWatchdog",
+    "Watchdog",
+    "WatchdogError",
+    "WatchdogLost",
+    "WatchdogUnavailable",
     "__version__",
 ]
 

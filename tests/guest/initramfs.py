@@ -25,7 +25,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in $(cat /order); do insmod /modules/$module || echo "holdfast-guest: insmod $module failed"; done
-options=trans=virtio,version=9p2000.L,msize=262144
+options=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o $options,cache=loose,ro root /host || exec sh
 mount -t tmpfs memory /memory
 mkdir /memory/upper /memory/work
@@ -35,10 +35,11 @@ for directory in run tmp dev/shm; do
     mkdir -p /new/$directory
     mount -t tmpfs memory /new/$directory
 done
-mkdir -p /new/dev/pts /new/run/share /new/run/kernel
+mkdir -p /new/dev/pts /new/run/share /new/run/kernel /new/run/package
 mount -t devpts devpts /new/dev/pts
 mount -t 9p -o $options share /new/run/share
 mount -t 9p -o $options,cache=loose,ro kernel /new/run/kernel
+mount -t 9p -o $options,cache=loose,ro package /new/run/package
 mkdir -p /new/lib/modules
 ln -s /run/kernel/$(uname -r) /new/lib/modules/$(uname -r) 2>/dev/null
 ip link set lo up

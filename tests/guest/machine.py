@@ -1,6 +1,6 @@
 """One guest: a QEMU process, its console, its agent, its events, all stamped with this host's CLOCK_MONOTONIC.
 
-    with Guest(kernel, directory, devices=["-device", "i6300esb"]) as guest:
+    with Guest(kernel.get(), package.compiled(home), directory, devices=["-device", "i6300esb"]) as guest:
         guest.run("modprobe", "i6300esb")
         daemon = guest.start("holdfast", "watchdog", "daemon", log="watchdog")
         guest.wait_for("SHUTDOWN", 120)
@@ -33,12 +33,14 @@ QEMU: Final = "qemu-system-x86_64"
 BOOT_LIMIT_S: Final = 180.0
 CALL_LIMIT_S: Final = 120.0
 END_LIMIT_S: Final = 20.0
-REPOSITORY: Final = Path(__file__).parents[2]
-AGENT: Final = Path(__file__).with_name("agent.py")
+CLOCK_QUESTIONS: Final = 5
 MACHINE: Final = (
     *("-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "pc", "-display", "none", "-nodefaults"),
-    *("-no-reboot", "-action", "watchdog=reset", "-action", "reboot=shutdown"),
+    *("-action", "watchdog=reset"),
 )
+ENDS_AT_RESET: Final = ("-no-reboot", "-action", "reboot=shutdown")
+PYTHON_PATH: Final = "/run/package"
+"""Where a guest has the compiled copy of the package (`package`)."""
 
 
 class GuestError(Exception):
@@ -78,14 +80,19 @@ class Guest:
     def __init__(
         self,
         kernel: Kernel,
+        package: Path,
         directory: Path,
         *,
         name: str = "guest",
         devices: Sequence[str] = (),
         memory_mib: int = 512,
         append: str = "",
+        reboots: bool = False,
     ) -> None:
-        """Boots; returns once the agent answers. `directory` is this guest's own, seen inside as /run/share."""
+        """Boots; returns once the agent answers. `directory` is this guest's own; NAME-share is /run/share inside.
+
+        `package` is what `package.compiled` made. `reboots`: a reset boots it again instead of ending it.
+        """
         self.name = name
         self.share = directory / f"{name}-share"
         self.console: list[Line] = []
@@ -96,19 +103,18 @@ class Guest:
         self._lock = threading.Lock()
         self.share.mkdir(parents=True)
         self._qmp, self._port = socket.socketpair(), socket.socketpair()
-        initramfs_path = directory / "initramfs"
-        if not initramfs_path.exists():
-            initramfs.build(kernel, initramfs_path)
-        python = Path(sys.executable)
-        environment = json.dumps({"PYTHONPATH": f"{REPOSITORY}/src:{REPOSITORY}", "PYTHONDONTWRITEBYTECODE": "1"})
+        initramfs_path = directory / f"{name}-initramfs"
+        initramfs.build(kernel, initramfs_path)
+        environment = json.dumps({"PYTHONPATH": PYTHON_PATH, "PYTHONDONTWRITEBYTECODE": "1"})
         init = self.share / "agent"
         init.write_text(
-            f"#!/bin/sh\nexport HOLDFAST_GUEST_ENVIRONMENT='{environment}'\nexec {python} -S -E {AGENT}\n"
+            f"#!/bin/sh\nexport HOLDFAST_GUEST_ENVIRONMENT='{environment}'\n"
+            f"exec {sys.executable} -S -E {PYTHON_PATH}/agent.py\n"
         )
         init.chmod(0o755)
         fds = (self._qmp[1].fileno(), self._port[1].fileno())
         command = [
-            *(QEMU, "-name", name, *MACHINE, "-m", str(memory_mib)),
+            *(QEMU, "-name", name, *MACHINE, *(() if reboots else ENDS_AT_RESET), "-m", str(memory_mib)),
             *("-kernel", str(kernel.image), "-initrd", str(initramfs_path)),
             *("-append", f"console=ttyS0 quiet panic=0 AGENT=/run/share/agent {append}"),
             *("-serial", "stdio"),
@@ -118,6 +124,7 @@ class Guest:
             *_shared("/", "root", readonly=True),
             *_shared(str(self.share), "share"),
             *_shared(str(kernel.modules.parent), "kernel", readonly=True),
+            *_shared(str(package), "package", readonly=True),
             *devices,
         ]
         self.process = subprocess.Popen(
@@ -132,10 +139,15 @@ class Guest:
         for reader in self._readers:
             reader.start()
         try:
-            self._answer(BOOT_LIMIT_S)
+            self.wait_for_boot()
         except BaseException:
             self.close()
             raise
+
+    def wait_for_boot(self) -> None:
+        """Until the agent answers; after a reset (`reboots`) once more."""
+        while not self._answer(BOOT_LIMIT_S).get("ready"):
+            pass
 
     def __enter__(self) -> Guest:
         return self
@@ -164,7 +176,9 @@ class Guest:
         """Run a command to its end; its output. GuestError when it fails."""
         answer = self.ask(limit_s + 10, run=list(command), limit_s=limit_s)
         if check and answer["status"]:
-            raise GuestError(f"{self.name}: {' '.join(command)}: status {answer['status']}: {answer['output']}")
+            raise GuestError(
+                f"{self.name}: {' '.join(command)}: status {answer['status']}: {answer['output']}\n{self.tail()}"
+            )
         return str(answer["output"])
 
     def start(self, *command: str, log: str) -> int:
@@ -178,9 +192,18 @@ class Guest:
     @property
     def uptime(self) -> float:
         """The guest's CLOCK_MONOTONIC."""
-        return float(self.ask(run=["true"])["uptime"])
+        return float(self.ask()["uptime"])
 
     # -- outside ---------------------------------------------------------------------------------------------
+
+    def clock_offset(self) -> tuple[float, float]:
+        """Least and most that this host's CLOCK_MONOTONIC can be ahead of the guest's, from a few questions."""
+        least, most = float("-inf"), float("inf")
+        for _ in range(CLOCK_QUESTIONS):
+            before = time.monotonic()
+            inside = self.uptime
+            least, most = max(least, before - inside), min(most, time.monotonic() - inside)
+        return least, most
 
     def monitor(self, command: str, **arguments: Any) -> None:
         """One QMP command, for example `stop`, `cont`, `system_reset`, `inject-nmi`."""
@@ -203,6 +226,10 @@ class Guest:
 
         return self._wait(find, f"event {name}", limit_s)
 
+    def events_named(self, name: str) -> list[QmpEvent]:
+        """Until now."""
+        return [event for event in list(self.events) if event.name == name]
+
     def _wait(self, find: Callable[[], Found | None], what: str, limit_s: float) -> Found:
         deadline = time.monotonic() + limit_s
         with self._changed:
@@ -212,9 +239,12 @@ class Guest:
                     raise GuestError(f"{self.name}: no {what} in {limit_s:g} s\n{self.tail()}")
         return found
 
-    def tail(self, lines: int = 40) -> str:
-        """The end of the console."""
-        return "\n".join(f"  {line.at:.3f} {line.text}" for line in self.console[-lines:])
+    def tail(self, lines: int = 60) -> str:
+        """The end of the console; of the pings the last few only."""
+        told = list(self.console)
+        recent = {id(line) for line in [line for line in told if " pings: " in line.text][-5:]}
+        shown = [line for line in told if " pings: " not in line.text or id(line) in recent]
+        return "\n".join(f"  {line.at:.3f} {line.text}" for line in shown[-lines:])
 
     def close(self) -> None:
         """Power off, at once."""

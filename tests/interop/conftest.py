@@ -19,6 +19,8 @@ from tests.interop.takeover import Takeover, run_busy_id, run_takeover
 T = TypeVar("T")
 Command = tuple[str, ...]
 DIRECTIONS = ("from original", "from holdfast")
+LATE = ("test_same[blocked]", "test_number_of_command_lines")
+"""Tests of test_all_commands.py that wait for its longest story."""
 Scenarios = dict[str, Future[T]]
 
 
@@ -46,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     own = [item for item in items if item.path.is_relative_to(here)]
     for item in own:
         item.add_marker(pytest.mark.interop)
-    late = [item for item in own if item.path.name == "test_takeover.py"]
+    late = [item for item in own if item.path.name == "test_takeover.py" or item.name in LATE]
     items[:] = [item for item in items if item not in late] + late
 
 

@@ -93,7 +93,11 @@ def require_invariants(timeline: Timeline, roles: tuple[Role, ...]) -> None:
 @pytest.mark.parametrize("who", ["sanlock", "holdfast"])
 def test_what_everybody_receives(runs: Runs, who: str) -> None:
     timeline = side(runs, "storage lost", who)
-    assert {role: collapsed(timeline.of(role)) for role in EXPECTED} == EXPECTED
+    received = {role: collapsed(timeline.of(role)) for role in EXPECTED}
+    if who == "sanlock" and received[recovery.RELEASES][-1:] == ("TERM",):
+        # Its helper may still have one in its pipe when the leases are released (spec 21 no. 28). Ours has none.
+        received[recovery.RELEASES] = received[recovery.RELEASES][:-1]
+    assert received == EXPECTED
     require_invariants(timeline, recovery.SCENARIOS["storage lost"].roles)
 
 

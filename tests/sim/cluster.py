@@ -130,26 +130,40 @@ class Cluster:
                 scenario.workload,
                 random.Random(rng.random()),
             )
-            running = asyncio.create_task(daemon.run())
-            trouble = asyncio.create_task(self._trouble(machine, daemon, running, rng))
-            try:
-                ends: list[asyncio.Future[Any]] = [machine.down, running, trouble]
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                if not machine.down.done():
-                    await self._after_the_daemon(machine, running, trouble)
-            finally:
-                running.cancel()
-                trouble.cancel()
-                results = await asyncio.gather(running, trouble, return_exceptions=True)
-            for result in results:
-                if isinstance(result, Exception):
-                    raise result
+            earlier: Daemon | None = None
+            while not machine.down.done():
+                await self._run_daemon(machine, daemon, earlier, rng)
+                if machine.down.done() or not daemon.restart_requested:
+                    break
+                # Started again after a moment, or when the lease may be over.
+                pause = rng.choice((rng.uniform(0.1, 3.0), rng.uniform(1.0, 12.0 * plan.io)))
+                await asyncio.wait([machine.down], timeout=pause)
+                earlier, daemon = daemon, daemon.successor()
             await asyncio.sleep(max(0.0, machine.back_at - self.loop.time()))
             if rng.random() < scenario.new_name_chance:
                 self._names += 1
                 host_name = f"{plan.name}-name{self._names}"
             machine.boot()
             self.ledger.trace(plan.name, f"boots as {host_name}")
+
+    async def _run_daemon(
+        self, machine: Machine, daemon: Daemon, earlier: Daemon | None, rng: random.Random
+    ) -> None:
+        """Until its machine is down or it is to be started again."""
+        running = asyncio.create_task(daemon.run(earlier))
+        trouble = asyncio.create_task(self._trouble(machine, daemon, running, rng))
+        try:
+            ends: list[asyncio.Future[Any]] = [machine.down, running, trouble]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not machine.down.done() and not daemon.restart_requested:
+                await self._after_the_daemon(machine, running, trouble)
+        finally:
+            running.cancel()
+            trouble.cancel()
+            results = await asyncio.gather(running, trouble, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
 
     async def _after_the_daemon(
         self, machine: Machine, running: asyncio.Task[None], trouble: asyncio.Task[None]
@@ -175,6 +189,11 @@ class Cluster:
             self.ledger.trace(machine.name, "daemon killed")
             self.ledger.counts.add("daemons killed")
             running.cancel()
+
+        async def restart() -> None:
+            self.ledger.trace(machine.name, "daemon killed, to be started again")
+            self.ledger.counts.add("daemons restarted")
+            daemon.restart_requested = True
 
         async def pause() -> None:
             seconds = rng.choice((rng.uniform(1.0, 10.0), rng.uniform(1.0, 1.2 * self.scenario.dead_s)))
@@ -209,6 +228,7 @@ class Cluster:
                 (trouble.stall_s, stall),
                 (trouble.errors_s, errors),
                 (trouble.leave_s, leave),
+                (trouble.restart_s if machine.ours else 0.0, restart),
             )
             if mean
         ]
@@ -219,6 +239,8 @@ class Cluster:
             await asyncio.sleep(rng.expovariate(total))
             action = rng.choices([a for _, a in sources], weights=[1 / mean for mean, _ in sources])[0]
             await action()
+            if action is restart:
+                return
             if action is kill:
                 await machine.down
 

@@ -59,15 +59,41 @@ class Daemon:
         self.workload = workload
         self.rng = rng
         self.leave_requested = False
+        self.restart_requested = False
+        self.record: dict[int, Process | None] = {}
+        """What a successor can read: areas that this daemon has in hand, with the process that holds the lease."""
         self._granting = False
         self._member: Member
         self._incarnation: Incarnation
+        self._joined = False
+
+    def successor(self) -> Daemon:
+        """The next daemon of the same machine and name, not yet running."""
+        return Daemon(
+            self.machine,
+            self.host_id,
+            self.host_name,
+            self.io,
+            self.num_hosts,
+            self.workload,
+            random.Random(self.rng.random()),
+        )
 
     def _trace(self, text: str) -> None:
         self.ledger.trace(self.machine.name, text)
 
-    async def run(self) -> None:
-        """Join, serve until the lockspace is lost or left, and again. Never returns by itself."""
+    async def run(self, earlier: Daemon | None = None) -> None:
+        """Join, serve until the lockspace is lost or left, and again. Never returns by itself.
+
+        `earlier`: was killed a moment ago on this machine; its processes still act.
+        """
+        if earlier is not None and earlier._joined:
+            # This one may be killed in the middle of it as well.
+            self._joined, self._incarnation, self.record = True, earlier._incarnation, dict(earlier.record)
+        if earlier is not None:
+            await self.machine.io_ended()
+        if self._joined:
+            await self._go_on()
         while True:
             kind = OurMember if self.machine.ours else OriginalMember
             self._member = kind(
@@ -105,13 +131,94 @@ class Daemon:
         )
         machine.incarnation = self._incarnation
         self.ledger.register(self._incarnation)
+        self._joined = True
         self._trace(f"JOINED as host {self.host_id} generation {self._member.generation}")
 
-    async def _serve(self) -> None:
+    # --- after a restart
+
+    async def _go_on(self) -> None:
+        """Resume what the earlier daemon had, or end all its users."""
+        incarnation = self._incarnation
+        member = OurMember(
+            self.machine,
+            self.host_id,
+            self.host_name,
+            self.io,
+            self.num_hosts,
+            random.Random(self.rng.random()),
+        )
+        self._member = member
+        try:
+            if incarnation.failed:
+                raise LeaseError(Code.RENEW_OWNER, "it had failed")
+            await member.resume(incarnation.generation)
+        except LeaseError as error:
+            self._trace(f"not resumed: {error}")
+            self.counts.add(f"resume {error.code}")
+            await self._end_users()
+            self._joined = False
+            self.record.clear()
+            return
+        self._trace(f"RESUMED as host {self.host_id} generation {incarnation.generation}")
+        self.counts.add("lockspaces resumed")
+        adopting = {area: asyncio.create_task(self._adopt(member, area)) for area in self.record}
+        await self._serve(adopting)
+
+    async def _end_users(self) -> None:
+        """The host id is lost: all its processes are killed, and gone, before it may be joined again."""
+        incarnation = self._incarnation
+        incarnation.failed = True
+        self.ledger.end_all(incarnation, "killed: not resumed")
+        await self._member.settle()
+        await self.machine.clear()
+
+    async def _adopt(self, member: OurMember, area: int) -> tuple[Any, Process] | None:
+        """The lease and its process as before; None when nothing is held. What is unproven is killed."""
+        name = resource_name(area)
+        process = self.record[area]
+        if process is not None and not self._still_acts(process):
+            process = None
+        lease = None
+        try:
+            if process is not None:
+                lease = await self._find(member, area, name)
+        except LeaseError as error:
+            self.counts.add(f"adopt {error.code}")
+        same = lease is not None and process is not None and (lease.shared or lease.lver == process.lver)
+        if process is not None and lease is not None and same and not member.is_failed():
+            if process.shared != lease.shared:
+                self.ledger.convert(process, lease.shared, lease.lver)
+            self.counts.add("leases adopted")
+            return lease, process
+        if process is not None:
+            self.ledger.end(process, "killed: its lease is not proven")
+            self.counts.add("holders killed without proof")
+        await self._end_leftover(member, area, name)
+        return None
+
+    async def _find(self, member: OurMember, area: int, name: str) -> Any:
+        return await member.find(area, name)
+
+    async def _end_leftover(self, member: OurMember, area: int, name: str) -> None:
+        while not member.is_failed():
+            try:
+                await member.end_leftover(area, name)
+            except LeaseError as error:
+                self.counts.add(f"leftover {error.code}")
+                await self.machine.clock.sleep(1.0)
+            else:
+                self.record.pop(area, None)
+                return
+
+    async def _serve(self, adopting: dict[int, asyncio.Task[tuple[Any, Process] | None]] | None = None) -> None:
         self._granting = True
         self.leave_requested = False
+        adopted = adopting or {}
         renewing = asyncio.create_task(self._member.keep_renewing())
-        workers = [asyncio.create_task(self._work(area)) for area in range(1, self.workload.resources + 1)]
+        workers = [
+            asyncio.create_task(self._work(area, adopted.get(area)))
+            for area in range(1, self.workload.resources + 1)
+        ]
         try:
             while not self._member.is_failed() and not self.leave_requested:
                 await self.machine.clock.sleep(MAIN_LOOP_S)
@@ -126,9 +233,9 @@ class Daemon:
                 await self._finish(workers)
             await self._let_go(renewing)
         finally:
-            for task in (renewing, *workers):
+            for task in (renewing, *workers, *adopted.values()):
                 task.cancel()
-            await asyncio.gather(renewing, *workers, return_exceptions=True)
+            await asyncio.gather(renewing, *workers, *adopted.values(), return_exceptions=True)
         for task in workers:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -160,6 +267,7 @@ class Daemon:
         watchdog
         is not cleared, the reset ends it in time (spec 13, remaining assumptions).
         """
+        self._joined = False
         self._member.close()
         await self._settle()
         renewing.cancel()
@@ -182,9 +290,11 @@ class Daemon:
     async def _pause(self, mean_s: float) -> None:
         await self.machine.clock.sleep(min(self.rng.expovariate(1 / mean_s), 10 * mean_s))
 
-    async def _work(self, area: int) -> None:
+    async def _work(self, area: int, adopting: asyncio.Task[tuple[Any, Process] | None] | None = None) -> None:
         """Everything this host does with one resource, one thing after the other (as -16 and -11 see to)."""
         name = resource_name(area)
+        if adopting is not None and (adopted := await adopting) is not None:
+            await self._hold(area, name, *adopted)
         while self._granting:
             await self._pause(self.workload.think_s)
             if not self._granting:
@@ -192,12 +302,14 @@ class Daemon:
             shared = self.rng.random() < self.workload.shared_chance
             nowait = self.rng.random() < self.workload.nowait_chance
             self.counts.add("acquires tried")
+            self.record[area] = None
             try:
                 lease = await self._member.acquire(area, name, shared, nowait)
             except LeaseError as error:
                 self.counts.add(f"acquire {error.code}")
                 self._trace(f"acquire {name} {'SH' if shared else 'EX'}: {error.code}")
-                await self._retract(error)
+                if await self._retract(error):
+                    self.record.pop(area, None)
                 if error.code == Code.ACQUIRE_IDLIVE and self.rng.random() < self.workload.request_chance:
                     await self._request(area, name)
                 continue
@@ -207,6 +319,7 @@ class Daemon:
                     await self._release(area, name, lease)
                 return
             process = self.ledger.grant(self._incarnation, name, shared, self._member.lver(lease))
+            self.record[area] = process
             await self._hold(area, name, lease, process)
 
     async def _hold(self, area: int, name: str, lease: Any, process: Process) -> None:
@@ -273,16 +386,19 @@ class Daemon:
                     return
                 await self.machine.clock.sleep(1.0)
             else:
+                self.record.pop(area, None)
                 return
 
-    async def _retract(self, error: LeaseError) -> None:
+    async def _retract(self, error: LeaseError) -> bool:
+        """Whether nothing of the attempt is left."""
         for _ in range(20):
             if self._member.is_failed():
-                return
+                return False
             try:
                 await self._member.retract(error)
             except LeaseError as again:
                 self.counts.add(f"retract {again.code}")
                 await self.machine.clock.sleep(1.0)
             else:
-                return
+                return True
+        return False

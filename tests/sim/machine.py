@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from holdfast.storage.errors import StorageError
 from holdfast.testing.sim_clock import SimClock, SimHost
 from holdfast.testing.sim_disk import SimDisk, SimStorage, Weather
 from tests.sim.ledger import Incarnation, Ledger
@@ -118,6 +119,15 @@ class Machine:
 
     async def extend(self, timestamp: int, expiry: int) -> None:
         self._set(expiry)
+
+    async def io_ended(self) -> None:
+        """Return when no I/O of a killed daemon is under way: no earlier does the kernel free its lock file."""
+        while True:
+            try:
+                await self.disk.settle(0, self.storage.size, 60.0)
+            except StorageError:
+                continue
+            return
 
     async def clear(self) -> None:
         self._expiry = None

@@ -12,6 +12,7 @@ from holdfast.lease.lockspace import Health, Lockspace
 from holdfast.lease.records import REQ_GRACEFUL
 from holdfast.lease.request import demands, read_request, write_request
 from holdfast.lease.resource import AcquireOptions, Lease, Target, Unclear, acquire, convert, release, retract
+from holdfast.lease.resume import end_leftover, find_held, finish_conversion
 from holdfast.storage.errors import StorageError
 from tests.sim.layout import SPACE
 from tests.sim.machine import Machine
@@ -87,6 +88,21 @@ class OurMember:
     async def join(self) -> int:
         await self.space.join()
         return int(self.space.fail_at)
+
+    async def resume(self, generation: int) -> None:
+        """Go on with the host id that an earlier daemon of this boot has joined."""
+        await self.space.resume(generation)
+
+    async def find(self, area: int, name: str) -> Lease | None:
+        """The lease as storage shows it after `resume`."""
+        lease = await find_held(self.space, Target(self.space.disk, area * MIB, name))
+        if lease is not None:
+            await finish_conversion(lease)
+        return lease
+
+    async def end_leftover(self, area: int, name: str) -> None:
+        """What an earlier daemon has left of a resource that nobody uses."""
+        await end_leftover(self.space, Target(self.space.disk, area * MIB, name))
 
     async def keep_renewing(self) -> None:
         await self.space.keep_renewing()

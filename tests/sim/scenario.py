@@ -23,7 +23,10 @@ CLASSES = {
     "sick storage": "stalls, EIO, timeouts with late or no completion",
     "id clash": "two machines with one host id, restarts with new names",
     "everything": "all of it, less often",
+    "restarts": "daemons that are killed and started again while their processes run on, beside deaths",
 }
+RESTARTS_EVERY = 9
+"""Of the seeds without a forced class and without originals."""
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Trouble:
     stall_s: float = 0.0
     errors_s: float = 0.0
     leave_s: float = 0.0
+    restart_s: float = 0.0
 
 
 @dataclass
@@ -76,10 +80,13 @@ class Scenario:
 def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
     """The scenario of a seed. `kind` forces a class."""
     rng = random.Random(f"scenario {seed} {mode}")
-    kinds = list(CLASSES)
+    kinds = [name for name in CLASSES if name != "restarts"]
     # The original is convicted where it is weakest.
     weights = (80, 4, 4, 4, 4, 4) if mode == "original" else (30, 15, 20, 15, 10, 10)
-    kind = kind or rng.choices(kinds, weights=weights)[0]
+    if kind is None:
+        kind = rng.choices(kinds, weights=weights)[0]
+        if mode == "ours" and seed % RESTARTS_EVERY == RESTARTS_EVERY - 1:
+            kind = "restarts"
     count = rng.choice((2, 3, 3, 4, 5, 8)) if kind in ("calm", "everything") else rng.choice((2, 3, 3, 3, 4, 5))
     if kind in ("slow contended", "id clash"):
         count = rng.choice((3, 3, 4))
@@ -113,7 +120,7 @@ def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
     if kind == "slow contended":
         think, hold = rng.choice(((0.5, 5.0), (1.0, 20.0)))
         shared = rng.choice((0.3, 0.4, 0.5))
-    elif kind in ("deaths", "id clash", "sick storage", "everything"):
+    elif kind in ("deaths", "id clash", "sick storage", "everything", "restarts"):
         # Long holds: a lease must be held when its host dies. Few acquires: most of the time is waiting.
         think, hold = rng.choice(((3.0, 20.0), (10.0, 60.0), (2.0, 5.0)))
     duration = {
@@ -123,6 +130,7 @@ def draw(seed: int, mode: Mode, kind: str | None = None) -> Scenario:
         "sick storage": 2.5 * dead,
         "id clash": 3.0 * dead,
         "everything": 3.0 * dead,
+        "restarts": 3.0 * dead,
     }[kind]
     workload = Workload(
         resources=1 if kind == "slow contended" else rng.choice((1, 1, 2)),
@@ -189,6 +197,8 @@ def _trouble(kind: str, rng: random.Random, dead: float) -> Trouble:
     often = dead * rng.choice((1.0, 2.0))
     if kind == "deaths":
         return Trouble(crash_s=2 * often, daemon_kill_s=3 * often, pause_s=2 * often, leave_s=3 * often)
+    if kind == "restarts":
+        return Trouble(crash_s=4 * often, pause_s=4 * often, errors_s=4 * often, restart_s=0.3 * often)
     if kind == "sick storage":
         return Trouble(stall_s=often, errors_s=2 * often, leave_s=5 * often, pause_s=5 * often)
     if kind == "id clash":

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from holdfast.daemons.log import LineFormatter, LogRing
+from holdfast.daemons.processes import Process
 from holdfast.lease import timing
 from holdfast.leased import wire
 from holdfast.leased.core import LeaseDaemon
 from holdfast.leased.daemon import listen, make_run_dir
-from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process
 from holdfast.leased.wire import Command, Disk, Header, Lockspace, Payload, Resource
 from holdfast.storage import close_storage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_every_command_has_one_line_usage_errors(capsys: pytest.CaptureFixture[s
 def test_completion_scripts_name_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     text = capsys.readouterr().out
+    assert argparse.SUPPRESS not in text
     for leaf in leaves(COMMANDS):
         assert all(word in text for word in leaf.path)
         assert all(option.name[2:] in text for option in leaf.options)

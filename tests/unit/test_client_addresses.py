@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from pathlib import Path
+
 import pytest
 
 from holdfast.client import locations
 from holdfast.client.addresses import AddressError, IndexAddress, LeaseAddress, SpaceAddress
+from holdfast.client.connection import connect
+from holdfast.client.errors import DaemonUnreachable
 from holdfast.leased import wire
 
 
@@ -72,6 +78,15 @@ def test_wrong_lockspaces(text: str) -> None:
         SpaceAddress.parse(text)
 
 
+def test_what_is_no_number_is_said_in_words() -> None:
+    with pytest.raises(AddressError, match="host id 'x' is not a number"):
+        SpaceAddress.parse("s:x:/a:0")
+    with pytest.raises(AddressError, match="offset 'x' is not a number"):
+        LeaseAddress.parse("s:r:/a:xM")
+    with pytest.raises(AddressError, match="lease version 'x' is not a number"):
+        LeaseAddress.parse("s:r:/a:0:x")
+
+
 def test_an_index() -> None:
     assert IndexAddress.parse("s:/a:1M") == IndexAddress("s", "/a", 1 << 20)
     with pytest.raises(AddressError):
@@ -83,6 +98,23 @@ def test_where_the_socket_is_looked_for() -> None:
     assert str(locations.run_dir({}, 0)) == "/run/sanlock"
     assert str(locations.run_dir({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000)) == "/run/user/1000/holdfast"
     assert str(locations.run_dir({}, 1000)) == "/tmp/holdfast-1000"
+
+
+def test_a_place_below_tmp_that_another_user_made_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, me = tmp_path / "place", os.geteuid()
+    monkeypatch.setattr(locations, "_in_tmp", lambda user: place)
+    assert not locations.is_somebody_elses(place)
+    place.mkdir()
+    assert not locations.is_somebody_elses(place)
+    assert locations.is_somebody_elses(place, me + 1)
+    assert not locations.is_somebody_elses(tmp_path, me + 1)
+    monkeypatch.setattr(locations, "is_somebody_elses", lambda directory: str(directory) == str(place))
+    with pytest.raises(DaemonUnreachable, match="belongs to another user"):
+        asyncio.run(connect(place))
+    with pytest.raises(DaemonUnreachable, match="no lease daemon answers"):
+        asyncio.run(connect(tmp_path))
 
 
 def test_where_lease_files_are_kept() -> None:

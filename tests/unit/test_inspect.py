@@ -20,7 +20,7 @@ from holdfast.lease.inspect import (
     read_owners,
     read_resource,
 )
-from holdfast.lease.records import HostBlock, Leader, decode_leader
+from holdfast.lease.records import PAXOS_DISK_MAGIC, HostBlock, Leader, decode_leader
 from holdfast.testing.memory_disk import MemoryDisk, Transfer
 from tests.vectors.disk_vectors import image
 
@@ -67,6 +67,9 @@ def test_read_lockspace_errors() -> None:
     assert code_of(read_lockspace(disk, 0, "other")) == Code.LEADER_LOCKSPACE
     assert code_of(read_lockspace(disk, 0, "", 0)) == -errno.EINVAL
     assert code_of(read_lockspace(disk, 0, "", 2001)) == Code.LEADER_MAGIC
+    odd = MemoryDisk(image("ls_three_live_hosts"))
+    put(odd, decode_leader(bytes(odd.data[:200]))._replace(sector_size=1024))
+    assert code_of(read_lockspace(odd, 0)) == -errno.EINVAL
     assert code_of(read_lockspace(disk, MIB)) == -errno.EMSGSIZE
     assert code_of(read_lockspace(disk, 7)) == -errno.EINVAL
     assert code_of(read_lockspace(MemoryDisk(image("res_released")), 0)) == Code.LEADER_MAGIC
@@ -130,7 +133,28 @@ def test_sizes_that_can_not_be(change: dict[str, Any], code: int) -> None:
     put(disk, decode_leader(bytes(disk.data[:200]))._replace(**change))
     assert code_of(detect_geometry(disk, 0, 10)) == code
     assert code_of(read_resource(disk, 0)) == code
-    assert code_of(read_owners(disk, 0)) == code
+    assert code_of(read_owners(disk, 0)) == (code if change.get("sector_size") != 0 else -errno.EINVAL)
+
+
+@pytest.mark.parametrize("magic", [0, PAXOS_DISK_MAGIC])
+@pytest.mark.parametrize(
+    ("sector_size", "flags", "code"), [(0, 0, -22), (0, 0x10, -22), (1024, 0, -1), (1024, 0x10, None)]
+)
+def test_owners_where_sizes_say_nothing(magic: int, sector_size: int, flags: int, code: int | None) -> None:
+    """As the original, which looks at the sizes before the magic."""
+    disk = resource()
+    change: dict[str, Any] = {"magic": magic, "sector_size": sector_size, "flags": flags}
+    put(disk, decode_leader(bytes(disk.data[:200]))._replace(**change))
+    assert code_of(read_owners(disk, 0)) == (code or (Code.LEADER_SECTORSIZE if magic else Code.LEADER_MAGIC))
+
+
+def test_owners_of_nothing_in_a_short_file() -> None:
+    assert code_of(read_owners(MemoryDisk(bytes(4096)), 0)) == -errno.EMSGSIZE
+
+
+def test_names_of_owners_must_be_equal_even_when_empty() -> None:
+    assert code_of(read_owners(resource(), 0, "", "r")) == Code.LEADER_LOCKSPACE
+    assert code_of(read_owners(resource(), 0, "s", "")) == Code.LEADER_RESOURCE
 
 
 @pytest.mark.parametrize(
@@ -165,7 +189,7 @@ def test_an_owner_that_is_marked_shared_is_listed_once() -> None:
 
 def test_sizes_given_and_wrong_are_refused() -> None:
     assert code_of(read_owners(resource(), 0, "s", "r", LARGE)) == -errno.EINVAL
-    assert code_of(read_owners(MemoryDisk(bytes(MIB)), 0, "s", "r", LARGE)) == Code.LEADER_MAGIC
+    assert code_of(read_owners(MemoryDisk(bytes(MIB)), 0, "s", "r", LARGE)) == -errno.EINVAL
 
 
 def test_damage_without_meaning_for_the_list_is_passed_over() -> None:

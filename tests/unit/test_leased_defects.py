@@ -50,7 +50,7 @@ ROWS: dict[int, tuple[str, ...]] = {
     20: ("tests.unit.test_leased_defects:test_a_signal_does_not_cancel_a_forced_shutdown",),
     21: (
         "tests.unit.test_leased_rules:test_a_process_that_is_gone_is_never_signalled",
-        "tests.unit.test_leased_rules:test_a_reused_pid_is_not_killed",
+        "tests.unit.test_leased_journal:test_a_reused_pid_is_not_killed",
     ),
     25: (
         "tests.unit.test_leased_defects:test_a_lockspace_waits_for_the_acquire_of_a_dead_client",

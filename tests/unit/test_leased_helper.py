@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.daemons.processes import Process
 from holdfast.leased import helper as rules
 from holdfast.leased.helper import Helper
 from holdfast.leased.helper_wire import (
@@ -21,7 +22,6 @@ from holdfast.leased.helper_wire import (
     decode_request,
     decode_statuses,
 )
-from holdfast.leased.processes import Process
 from holdfast.testing.sim_clock import SimClock, SimHost
 from holdfast.testing.virtual_loop import run_virtual
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.leased import log_sinks
-from holdfast.leased.log import RESOURCE_LINE, SPACE_LINE, DaemonLog, LineFormatter, LogRing, LogWriter, References
-from holdfast.leased.log_sinks import Entry, FileSink, Sink, SinkThread, SystemLogSink, journal_message
+from holdfast.daemons import log_sinks
+from holdfast.daemons.log import LineFormatter, LogRing, LogWriter
+from holdfast.daemons.log_sinks import Entry, FileSink, Sink, SinkThread, SystemLogSink, journal_message
+from holdfast.leased.log import RESOURCE_LINE, SPACE_LINE, References, start_log
 from holdfast.leased.options import DaemonOptions
 
 PATIENCE_S = 15.0
@@ -193,7 +194,7 @@ def no_fields(text: str) -> dict[str, str]:
 
 def test_syslog_lines(tmp_path: Path, receiver: Callable[[str], socket.socket]) -> None:
     syslog = receiver("log")
-    sink = SystemLogSink(no_fields, str(tmp_path / "none"), str(tmp_path / "log"))
+    sink = SystemLogSink(no_fields, str(tmp_path / "none"), str(tmp_path / "log"), identifier="sanlock")
     sink.write(Entry(3, "2023-11-14 22:13:20 123 [7]: s1 renewal error -202"))
     assert syslog.recv(1000) == f"<27>sanlock[{os.getpid()}]: s1 renewal error -202".encode()
     syslog.close()
@@ -210,7 +211,12 @@ def test_journal_entries_carry_names(tmp_path: Path, receiver: Callable[[str], s
     journal = receiver("journal")
     references = References()
     handler = writer(
-        (4, SystemLogSink(references.fields, str(tmp_path / "journal"), str(tmp_path / "none"))),
+        (
+            4,
+            SystemLogSink(
+                references.fields, str(tmp_path / "journal"), str(tmp_path / "none"), identifier="sanlock"
+            ),
+        ),
         references=references,
     )
     handler.emit(record(SPACE_LINE, 3, "LS", 1, "/dev/x", 0))
@@ -237,7 +243,7 @@ def test_values_with_newlines_have_a_length() -> None:
 
 
 def test_a_log_file_that_cannot_be_opened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    log = DaemonLog(DaemonOptions(run_dir="/x", logfile=str(tmp_path / "no" / "log")))
+    log = start_log(DaemonOptions(run_dir="/x", logfile=str(tmp_path / "no" / "log")))
     try:
         logging.getLogger("holdfast").debug("only the ring has this")
         logging.getLogger("holdfast").info("and this goes to stderr")
@@ -252,7 +258,7 @@ def test_a_log_file_that_cannot_be_opened_is_said(tmp_path: Path, capfd: pytest.
 
 def test_the_file_takes_warnings_and_worse(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    log = DaemonLog(DaemonOptions(run_dir="/x", logfile=str(path), log_level=-1, logfile_use_utc=True))
+    log = start_log(DaemonOptions(run_dir="/x", logfile=str(path), log_level=-1, logfile_use_utc=True))
     try:
         logging.getLogger("holdfast").info("no")
         logging.getLogger("holdfast").warning("yes")
@@ -272,7 +278,7 @@ def test_under_journald_lines_go_there_and_not_to_stderr(
     monkeypatch.setattr(SystemLogSink.__init__, "__defaults__", (str(tmp_path / "journal"), "/none"))
     found = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-    log = DaemonLog(DaemonOptions(run_dir="/x"))
+    log = start_log(DaemonOptions(run_dir="/x"))
     try:
         logging.getLogger("holdfast").info("hello")
     finally:

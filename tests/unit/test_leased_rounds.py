@@ -12,15 +12,17 @@ from typing import Any, cast
 
 import pytest
 
+from holdfast.daemons.processes import Process
 from holdfast.lease.lockspace import Lockspace
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.leases import LeaseTable, Stage
 from holdfast.leased.membership import _watch
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process
 from holdfast.leased.recovery import MAX_KILLS, Phase
 from holdfast.leased.spaces import Space
+from holdfast.observe.recorder import NoRecorder
 from holdfast.testing.sim_clock import SimClock, SimHost
 from holdfast.testing.virtual_loop import run_virtual
 
@@ -58,14 +60,16 @@ class Bed:
         self.clock = SimClock(SimHost(asyncio.get_running_loop(), "one"), T0 + 2.0)
         self.options = DaemonOptions(run_dir="/x", kill_grace_s=grace)
         self.forced_shutdown = False
+        self.flight = FlightNotes(NoRecorder())
         self.leases = LeaseTable()
-        self.helper = self.alarm = self
+        self.helper = self.alarm = self.record = self.adopted = self
+        self.recorded: list[str] = []
         self.pings: list[float] = []
         self.killpath_works = True
         self.spaces = [self.make_space("LS")]
         self._count = 0
 
-    # The parts of LeaseDaemon, Helper and Alarm that `_watch` uses.
+    # The parts of LeaseDaemon, AdoptedClients, Helper, Alarm and RunRecord that `_watch` uses.
     def ping(self) -> None:
         self.pings.append(self.clock.now() - T0)
 
@@ -75,8 +79,15 @@ class Bed:
     def forget(self, space: Space) -> None:
         pass
 
-    def send_signal(self, process: Process, number: int) -> int:
-        return process.signal(number)
+    def failed(self, space: Space) -> None:
+        self.recorded.append(space.name)
+
+    def signal_client(self, client: Client, number: int) -> int:
+        assert client.process is not None
+        return client.process.signal(number)
+
+    def has_heirs(self, client: Client) -> bool:
+        return False
 
     def run_killpath(self, client: Client) -> bool:
         cast(FakeProcess, client.process).got.append((round(self.clock.now() - T0, 6), KILLPATH))

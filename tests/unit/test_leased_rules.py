@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from holdfast.daemons.log import LineFormatter, LogRing
+from holdfast.daemons.processes import Process, start_time
 from holdfast.leased import wire
-from holdfast.leased.clients import Client, ClientTable
+from holdfast.leased.clients import ClientTable
 from holdfast.leased.killpath import killpath_argv, split_arguments
-from holdfast.leased.log import LineFormatter, LogRing
 from holdfast.leased.options import DaemonOptions
-from holdfast.leased.processes import Process, start_time
-from holdfast.leased.record import FORMAT, RunRecord, replay
 from holdfast.leased.recovery import Action, Event, Kill, Phase, choose_kill, react
 
 
@@ -131,107 +128,6 @@ def test_the_first_slot_with_a_pid_is_found() -> None:
     table.remove(first)
     table.remove(second)
     assert table.by_pid(me) is None
-
-
-# -- the record of the run -------------------------------------------------------------------------------------
-
-
-def registered(pid: int) -> Client:
-    client = Client(2, 5)
-    client.register(pid, Process(pid))
-    return client
-
-
-def test_record_knows_who_held_what_when_the_daemon_died(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), enabled=True)
-    record.open()
-    client = registered(os.getpid())
-    record.joined("LS", 1, 1)
-    record.joined("gone", 1, 1)
-    record.holds(client, "LS")
-    record.holds(client, "LS")
-    record.holds_no_more(client, "LS")
-    record.left("gone")
-    text = (tmp_path / "holdfast.record").read_text()
-    assert replay(text) == {"LS": {(os.getpid(), start_time(os.getpid()))}}
-    record.holds_no_more(client, "LS")
-    assert replay((tmp_path / "holdfast.record").read_text()) == {"LS": set()}
-
-
-def test_record_is_gone_after_a_proper_end(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path), enabled=True)
-    record.open()
-    record.joined("LS", 1, 1)
-    record.left("LS")
-    record.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_restart_kills_what_the_previous_run_left(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    crashed = RunRecord(str(tmp_path), enabled=True)
-    crashed.open()
-    crashed.joined("LS", 1, 1)
-    crashed.holds(registered(child.pid), "LS")
-    restarted = RunRecord(str(tmp_path), enabled=True)
-    restarted.open()
-    assert asyncio.run(restarted.prove_gone("other"))
-    assert child.poll() is None
-    assert asyncio.run(restarted.prove_gone("LS"))
-    assert child.wait(10) == -signal.SIGKILL
-    assert replay((tmp_path / "holdfast.record").read_text()) == {}
-
-
-def test_orphans_of_the_previous_run_prove_nothing(tmp_path: Path) -> None:
-    crashed = RunRecord(str(tmp_path), enabled=True)
-    crashed.open()
-    crashed.joined("LS", 1, 1)
-    crashed.orphaned("LS")
-    crashed.orphaned("gone")
-    crashed.orphan_gone("gone")
-    restarted = RunRecord(str(tmp_path), enabled=True)
-    restarted.open()
-    assert asyncio.run(restarted.prove_gone("gone"))
-    assert not asyncio.run(restarted.prove_gone("LS"))
-
-
-def test_a_reused_pid_is_not_killed(tmp_path: Path) -> None:
-    start = start_time(os.getpid())
-    assert start is not None
-    name = b"LS".hex()
-    (tmp_path / "holdfast.record").write_text(f"{FORMAT}\njoin {name}\nhold {name} {os.getpid()} {start + 1}\n")
-    record = RunRecord(str(tmp_path), enabled=True)
-    record.open()
-    assert asyncio.run(record.prove_gone("LS"))
-
-
-def test_a_damaged_record_proves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "holdfast.record").write_text("something else\n")
-    for _ in range(2):
-        record = RunRecord(str(tmp_path), enabled=True)
-        record.open()
-        assert not asyncio.run(record.prove_gone("LS"))
-
-
-def test_a_cut_last_line_of_the_record_does_not_count() -> None:
-    name = b"LS".hex()
-    assert replay(f"{FORMAT}\njoin {name}\nhold {name} 1") == {"LS": set()}
-    assert replay("") == {}
-
-
-def test_record_is_rewritten_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.leased.record.REWRITE_BYTES", 300)
-    record = RunRecord(str(tmp_path), enabled=True)
-    record.open()
-    record.joined("LS", 1, 1)
-    client = registered(os.getpid())
-    record.holds(client, "kept")
-    for _ in range(100):
-        record.holds(client, "LS")
-        record.holds_no_more(client, "LS")
-    path = tmp_path / "holdfast.record"
-    assert path.stat().st_size < 500
-    assert replay(path.read_text()) == {"LS": set(), "kept": {(os.getpid(), start_time(os.getpid()))}}
 
 
 # -- options and log -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import resource
 import signal
 import socket
 import stat
@@ -127,6 +128,30 @@ def test_a_socket_path_that_cannot_be(run_dir: Path) -> None:
     done = start(run_dir / ("x" * 100))
     assert done.returncode == 1
     assert "choose a shorter run directory" in done.stderr
+
+
+@pytest.mark.parametrize("most_bytes", [0, 8], ids=["not even the pid", "the pid, but no record"])
+def test_a_full_run_directory_is_said_in_one_line(run_dir: Path, most_bytes: int) -> None:
+    # A limit of file sizes is what a full file system is, without the right to mount one.
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    for words in ([], ["-D"]):
+        ended = subprocess.run(
+            [sys.executable, "-c", SANLOCK, "daemon", "-w", "0", *words, "--run-dir", str(run_dir)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            preexec_fn=limit,
+        )
+        assert ended.returncode == 1
+        said = ended.stderr.splitlines()[-1]
+        file = "holdfast.record" if most_bytes else "sanlock.pid"
+        assert str(run_dir / file) in said
+        assert "unexpected" not in ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_after_kill_9_the_next_one_starts_over_the_files(run_dir: Path) -> None:

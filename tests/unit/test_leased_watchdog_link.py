@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
@@ -102,6 +103,52 @@ def test_messages_over_a_life(tmp_path: Path, knows_open: bool) -> None:
             assert first[1] <= now + 8, "wdmd counts CLOCK_MONOTONIC: never later than ours"
             assert second[1] - first[1] == 2
             assert last == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_a_restarted_daemon_asks_to_be_taken_for_the_last_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        async with wdmd(path, 60) as fake:
+            watchdog = link.WdmdLink(str(path), "LS", 3, 60)
+            watchdog.take_over(None)
+            now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+            await watchdog.open()
+            await watchdog.register(now, now + 8)
+            # Only once its own expiry stands. This wdmd does not know what is asked, and nothing hangs.
+            assert fake.commands() == [7, 5, 1, 2, 5, 4, link.SUPERSEDE, 5]
+            await watchdog.extend(now, now + 9)
+            watchdog.close()
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_of_the_watchdog_daemon_is_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "wdmd.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen(1)
+        with contextlib.ExitStack() as others, contextlib.suppress(BlockingIOError):
+            while True:
+                other = others.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(str(path))
+        watchdog = link.WdmdLink(str(path), "LS", 1, 60)
+        opening = asyncio.create_task(watchdog.open())
+        # Two turns: it has met the full queue, in which those that have given up still stand.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not opening.done()
+        fake = FakeWdmd(60, knows_open=True)
+        server = await asyncio.start_unix_server(fake.serve, sock=listener)
+        await opening
+        assert fake.commands() == [link.OPEN_WATCHDOG, link.STATUS]
+        watchdog.close()
+        server.close()
+        await fake.close()
+        await server.wait_closed()
 
     asyncio.run(main())
 

@@ -648,6 +648,30 @@ def test_a_dead_shared_holder_is_cleared_but_keeps_its_promise() -> None:
     play(scenario)
 
 
+def test_a_shared_holder_that_came_back_while_its_record_is_read_is_not_dead() -> None:
+    # Found by the campaign (a seed in which this read took two seconds): the own renewal made the table agree with
+    # the reading that was to confirm what the table had said before.
+    async def scenario(site: Site) -> None:
+        first, other = await site.joined(1), await site.joined(2)
+        for _ in range(60):
+            await other.clock.sleep(2 * IO)
+            await other.renew()
+        assert not other.hosts.alive(1, first.generation, other.clock.now())
+        again = await site.joined(1)
+        assert again.generation == first.generation + 1
+        await take(site, again, SHARED)
+        block = site.peek_block(1)
+        confirming = site.storage.hold(lambda op: op.kind == "R" and (op.offset, op.length) == (0, 512))
+        taking = asyncio.ensure_future(code_of(take(site, other)))
+        await confirming.reached()
+        await other.renew()
+        confirming.release()
+        assert await taking == -11
+        assert site.peek_block(1) == block
+
+    play(scenario)
+
+
 def test_a_shared_mark_without_generation_counts_as_alive() -> None:
     async def scenario(site: Site) -> None:
         space = await site.joined(2)

@@ -4,130 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from holdfast.testing.fake_watchdog import SOFTDOG, DriverModel, FakeWatchdog
-from holdfast.testing.virtual_loop import VirtualLoop
 from holdfast.watchdog import wire
-from holdfast.watchdog.clients import Client
-from holdfast.watchdog.device import DeviceError
-from holdfast.watchdog.guard import Guard, Op, Request
-from holdfast.watchdog.keeper import Armed, Keeper, Pinged
 from holdfast.watchdog.rules import TABLE, Action, Event, Phase, react
 from holdfast.watchdog.wire import Command, Message
-
-START = 1000.0
-
-
-class NoRestart(AssertionError):
-    """The guard wanted to restart the host."""
-
-
-def never_restart(reason: str) -> None:
-    raise NoRestart(reason)
-
-
-@dataclass
-class DirectGuard:
-    """A `Pinger` that calls the real guard without a socket between."""
-
-    guard: Guard
-    delay_s: float = 0.0
-    """How long a message waits before the guard gets it: as if the guard were stopped."""
-
-    async def arm(self, timeout: int) -> Armed:
-        reply = self.guard.handle(Request(Op.ARM, value=timeout, text="/dev/watchdog0"))
-        if reply.error:
-            raise DeviceError(reply.text)
-        path, identity = reply.text.split("\t")
-        return Armed(path, identity, reply.lateness, reply.pinged_at)
-
-    async def ping(self, earliest_expire: int | None, heartbeat_until: float) -> Pinged:
-        await asyncio.sleep(self.delay_s)
-        request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
-        reply = self.guard.handle(request)
-        if reply.error in (errno.ETIME, errno.ESTALE):
-            return Pinged(None)
-        if reply.error:
-            raise DeviceError(reply.text, gone=reply.error == errno.ENODEV)
-        return Pinged(reply.pinged_at, reply.shortened_to)
-
-    async def disarm(self) -> bool:
-        return self.guard.handle(Request(Op.DISARM)).error == 0
-
-
-@dataclass
-class Bench:
-    """A host with a device, a guard, a keeper; time is the loop's."""
-
-    loop: VirtualLoop
-    watchdog: FakeWatchdog
-    pinger: DirectGuard
-    keeper: Keeper
-    failing: list[str] = field(default_factory=list)
-
-    def now(self) -> float:
-        return self.loop.time()
-
-    async def tell(self, client: Client, cmd: int, pid: int = 77, **fields: Any) -> Message | None:
-        message = Message(cmd)._replace(**fields)
-        raw = await self.keeper.message(client, wire.encode(message), pid)
-        return None if raw is None else wire.decode(raw)
-
-    def connect(self) -> Client:
-        client = self.keeper.clients.connected()
-        assert client is not None
-        return client
-
-    async def lockspace(self, expire_in: float, name: str = "sanlock_LS:1") -> Client:
-        """As sanlock 3.8.5 does it: no OPEN_WATCHDOG."""
-        client = self.connect()
-        await self.tell(client, Command.REGISTER, name=name)
-        await self.tell(client, Command.REFCOUNT_SET)
-        await self.live(client, expire_in)
-        return client
-
-    async def live(self, client: Client, expire_in: float) -> None:
-        now = int(self.now())
-        await self.tell(client, Command.TEST_LIVE, renewal=now, expire=now + int(expire_in))
-
-    async def until(self, instant: float) -> None:
-        await asyncio.sleep(instant - self.now())
-
-
-def on_a_bench(
-    body: Callable[[Bench], Awaitable[None]], model: DriverModel = SOFTDOG, runtime_timeout: int = 0
-) -> None:
-    """Run `body` beside a keeper, from virtual time `START` on."""
-    loop = VirtualLoop(START)
-
-    async def main() -> None:
-        watchdog = FakeWatchdog(loop.time, model)
-        pinger = DirectGuard(Guard(never_restart, watchdog.open, loop.time))
-        failing: list[str] = []
-
-        async def checks() -> Sequence[str]:
-            return list(failing)
-
-        keeper = Keeper(pinger, loop.time, checks=checks, runtime_timeout=runtime_timeout)
-        bench = Bench(loop, watchdog, pinger, keeper, failing)
-        running = asyncio.ensure_future(keeper.run())
-        try:
-            await asyncio.sleep(0)
-            await body(bench)
-        finally:
-            running.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await running
-
-    try:
-        loop.run_until_complete(main())
-    finally:
-        loop.close()
+from tests.unit.watchdog_bench import START, Bench, on_a_bench
 
 
 def test_not_armed_until_somebody_relies_on_it() -> None:
@@ -150,6 +33,33 @@ def test_an_old_client_is_guarded_although_it_never_asked(cmd: Command) -> None:
         await asyncio.sleep(0.1)
         assert bench.watchdog.timeout == 60
         assert bench.watchdog.fires_at is not None
+
+    on_a_bench(body)
+
+
+def test_an_old_client_is_guarded_before_it_is_told_so() -> None:
+    async def body(bench: Bench) -> None:
+        client = bench.connect()
+        await bench.tell(client, Command.REFCOUNT_SET)
+        reply = await bench.tell(client, Command.STATUS)
+        assert bench.watchdog.fires_at is not None
+        assert reply is not None
+        assert reply.fire_timeout == 60
+
+    on_a_bench(body)
+
+
+def test_an_old_client_is_told_that_nothing_guards_it() -> None:
+    async def body(bench: Bench) -> None:
+        bench.watchdog.gone = True
+        client = bench.connect()
+        await bench.tell(client, Command.REFCOUNT_SET)
+        reply = await bench.tell(client, Command.STATUS)
+        assert reply is not None
+        assert reply.fire_timeout == 0
+        onlooker = await bench.tell(bench.connect(), Command.STATUS)
+        assert onlooker is not None
+        assert onlooker.fire_timeout == 60
 
     on_a_bench(body)
 
@@ -207,6 +117,30 @@ def test_a_client_that_dies_with_an_expiry_ends_the_host() -> None:
         assert bench.keeper.in_use
         assert bench.watchdog.fires_at is not None
         assert bench.watchdog.fires_at <= START + 80 + 60
+
+    on_a_bench(body)
+
+
+def test_a_restarted_lease_daemon_answers_for_its_dead_connection() -> None:
+    async def body(bench: Bench) -> None:
+        dead = await bench.lockspace(30)
+        dead.uid = 0
+        bench.keeper.closed(dead)
+        stranger, silent = await bench.lockspace(500), bench.connect()
+        stranger.uid, silent.uid = 1000, 0
+        await bench.tell(silent, Command.REGISTER, name="sanlock_LS:1")
+        for client in (stranger, silent):
+            # Another user; nothing that stands in its place.
+            reply = await bench.tell(client, Command.SUPERSEDE)
+            assert reply is not None
+            assert reply.fire_timeout == 0
+        await bench.live(silent, 500)
+        reply = await bench.tell(silent, Command.SUPERSEDE)
+        assert reply is not None
+        assert reply.fire_timeout == 1
+        await bench.until(START + 200)
+        assert not bench.keeper.withholding
+        assert bench.watchdog.pings[-1] >= START + 190
 
     on_a_bench(body)
 

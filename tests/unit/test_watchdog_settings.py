@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.watchdog.nearest import effective_timeout
 from holdfast.watchdog.settings import (
     DEFAULT,
     DEVICE,
@@ -16,7 +17,6 @@ from holdfast.watchdog.settings import (
     PRETIMEOUT,
     REBOOT,
     RUNTIME,
-    effective_timeout,
     load,
     parse_watchdog_span,
     whole_seconds,

@@ -118,3 +118,10 @@ def test_intervals(fire: int, interval: int) -> None:
     assert timing.interval_of(fire) == interval
     assert timing.next_test(100.0, fire, withholding=False) == 100.0 + interval
     assert timing.next_test(100.0, fire, withholding=True) == 101.0
+
+
+@pytest.mark.parametrize("fire", range(timing.MIN_FIRE_TIMEOUT_S, 121))
+def test_a_guard_that_hangs_is_replaced_in_time(fire: int) -> None:
+    """At least half of the fire timeout is left for the new one to start and to ping."""
+    missed = timing.interval_of(fire) + timing.reply_limit(fire)
+    assert missed <= fire / 2

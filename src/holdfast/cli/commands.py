@@ -118,6 +118,19 @@ first steps:
 
 WATCHDOG: dict[str, Entry] = {
     "daemon": Entry("run the watchdog daemon (wdmd-compatible)", "holdfast.cli.watchdog_daemon"),
+    "status": Entry("who relies on the watchdog, and when it fires", "holdfast.cli.watchdog_status"),
+    "settings": Entry("systemd's watchdog settings, and where each comes from", "holdfast.cli.watchdog_settings"),
+    "devices": Entry("the watchdog devices of this host; opens none", "holdfast.cli.watchdog_devices"),
+    "test": Entry("see whether a device can be armed; --fire resets the host", "holdfast.cli.watchdog_test"),
+    "handover": Entry("leave the device running for a shutdown", "holdfast.cli.watchdog_handover"),
+}
+
+PATH_CONFIG: dict[str, Entry] = {
+    "check": Entry("find mistakes in multipath.conf, show which values hold", "holdfast.cli.path_config:check"),
+}
+
+PATH: dict[str, Entry] = {
+    "config": Entry("multipath.conf", group=PATH_CONFIG),
 }
 
 COMMANDS: dict[str, Entry] = {
@@ -125,5 +138,7 @@ COMMANDS: dict[str, Entry] = {
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
     "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
+    "path": Entry("paths of dm-multipath: the configuration", group=PATH),
+    "why": Entry("what ended the last boot of this host", "holdfast.cli.why"),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

@@ -7,6 +7,7 @@ the names that it knows (`cli.names`), and none are offered when it does not ans
 from __future__ import annotations
 
 import argparse
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ def leaves(commands: dict[str, Entry], path: tuple[str, ...] = ()) -> Iterator[L
         choices: tuple[str, ...] = ()
         names = ""
         for action in parser_of()._actions:
+            if action.help == SUPPRESS:
+                continue  # For tests.
             values = tuple(map(str, action.choices or ()))
             kind = str(getattr(action, NAMES_OF, ""))
             if not action.option_strings:

@@ -41,7 +41,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-PATHS = ("logfile", "storage_faults", "watchdog_socket")
+PATHS = ("logfile", "recorder", "storage_faults", "watchdog_socket")
 """Relative ones are meant from where the command is given; the daemon goes elsewhere."""
 _FIELD_PREFIX = "set_"
 """Of argparse destinations, before a field of `DaemonOptions`."""
@@ -71,6 +71,12 @@ def parser() -> argparse.ArgumentParser:
     _add(made, "--group", "NAME", "group that may use the socket (default: sanlock if it exists)")
     made.add_argument("--high-priority", action="store_true", help="real-time scheduling")
     _add(made, "--mlock-level", "N", "lock memory: 0 no, 1 now (default), 2 later too")
+    _add(
+        made,
+        "--recorder",
+        "PATH",
+        "flight recorder (of root: /var/lib/holdfast/flight-lease.ring)",
+    )
     _add(made, "--logfile", "PATH", "log warnings and errors there (default: /var/log/sanlock.log)")
     _add(made, "--log-level", "N", "syslog priority up to which stderr gets lines (6; -D: 7)")
     made.add_argument("--config", metavar="FILE", help="settings in TOML; see --show-config")
@@ -78,6 +84,16 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--show-config", action="store_true", help="print every setting and where it comes from")
     add_json(made)
     _add(made, "--storage-faults", "PATH", "for demonstrations: a control file that takes storage away")
+    made.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="after a crash end the processes that held leases instead of going on with them",
+    )
+    made.add_argument(
+        "--handover",
+        action="store_true",
+        help="let the running daemon end and leave everything to its successor; wait for its end (SIGUSR2)",
+    )
     _add(made, "--parent-pid", "PID", "leave when it is gone")
     short = made.add_argument_group("options of the sanlock daemon")
     short.add_argument("-D", dest="debug", action="store_true", help="foreground, all messages to stderr")
@@ -152,6 +168,8 @@ def _given(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                 given[name.removeprefix(prefix)] = value
     if arguments.no_watchdog:
         given["use_watchdog"] = False
+    if arguments.no_resume:
+        given["resume"] = False
     if arguments.high_priority:
         given["high_priority"] = True
     if arguments.debug:
@@ -188,6 +206,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not options.foreground:
         for complaint in complaints:
             print(f"holdfast lease daemon: {complaint}", file=sys.stderr)
+    if arguments.handover:
+        from holdfast.leased.handover import request_handover
+
+        if complaint := request_handover(options):
+            print(f"holdfast lease daemon: {complaint}", file=sys.stderr)
+        return EXIT_FAILED if complaint else EXIT_OK
     if options.run_dir == default_run_dir and os.geteuid() != 0:
         _private_directory(options.run_dir)
     from holdfast.leased.daemon import run_daemon

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from holdfast.client.lease import Lease
     from holdfast.client.registration import Registration
     from holdfast.client.sync import SyncLease
+    from holdfast.client.watchdog import SyncWatchdog, Watchdog, WatchdogError, WatchdogLost, WatchdogUnavailable
 
 _HOME = {
     "CallTimeout": "errors",
@@ -35,6 +36,11 @@ _HOME = {
     "Registration": "registration",
     "SpaceAddress": "addresses",
     "SyncLease": "sync",
+    "SyncWatchdog": "watchdog",
+    "Watchdog": "watchdog",
+    "WatchdogError": "watchdog",
+    "WatchdogLost": "watchdog",
+    "WatchdogUnavailable": "watchdog",
 }
 
 __all__ = [
@@ -50,6 +56,11 @@ __all__ = [
     "Registration",
     "SpaceAddress",
     "SyncLease",
+    "SyncWatchdog",
+    "Watchdog",
+    "WatchdogError",
+    "WatchdogLost",
+    "WatchdogUnavailable",
 ]
 
 

@@ -48,10 +48,18 @@ def split_escaped(text: str) -> list[str]:
     return parts
 
 
+def parse_number(text: str, what: str) -> int:
+    """Decimal, or as 0x..., 0o..., 0b... says. ValueError names `what` it should have been."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{what} {text!r} is not a number") from None
+
+
 def parse_offset(text: str) -> int:
     """Bytes, or MiB with the suffix M. ValueError for anything else."""
     number, scale = (text[:-1], MIB) if text[-1:] in ("M", "m") else (text, 1)
-    value = int(number, 0) * scale
+    value = parse_number(number, "offset") * scale
     if not 0 <= value < 1 << 63:
         raise ValueError(f"offset out of range: {text}")
     return value
@@ -104,7 +112,7 @@ class LeaseAddress:
                 if last == "SH":
                     shared = True
                 else:
-                    lver = int(last, 0)
+                    lver = parse_number(last, "lease version")
                     if not 0 <= lver < 1 << 64:
                         raise ValueError(f"lease version out of range: {last}")
             if len(parts) == 3:
@@ -147,7 +155,7 @@ class SpaceAddress:
             if len(parts) > 4:
                 raise ValueError("too many parts")
             space = check_name(parts[0])
-            host_id = int(parts[1], 0) if len(parts) > 1 and parts[1] else 0
+            host_id = parse_number(parts[1], "host id") if len(parts) > 1 and parts[1] else 0
             if not 0 <= host_id < 1 << 64:
                 raise ValueError(f"host id out of range: {parts[1]}")
             path = check_path(parts[2]) if len(parts) > 2 else ""

@@ -66,6 +66,25 @@ class Connection:
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(self._socket, wire.encode_request(cmd, payload, flags=flags, data=data))
 
+    async def until_broken(self) -> None:
+        """Return when the other end has closed it. No call may be made meanwhile."""
+        loop = asyncio.get_running_loop()
+        while not self._closed:
+            readable = asyncio.Event()
+            loop.add_reader(self._socket, readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(self._socket)
+            try:
+                if self._socket.recv(CHUNK):
+                    continue  # Nobody has asked anything: nobody misses it.
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            return
+
     async def call(
         self,
         cmd: int,
@@ -195,6 +214,12 @@ def unreachable(path: str, error: OSError) -> DaemonUnreachable:
 async def connect(run_dir: Path | str | None = None, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
     """A fresh connection. DaemonUnreachable when nobody answers, CallTimeout when the daemon's queue is full."""
     path = socket_path(run_dir)
+    if locations.is_somebody_elses(os.path.dirname(path)):
+        raise DaemonUnreachable(
+            -errno.EACCES,
+            f"{os.path.dirname(path)} belongs to another user: no daemon there is trusted",
+            "set XDG_RUNTIME_DIR, or give --run-dir",
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     deadline = asyncio.get_running_loop().time() + timeout_s

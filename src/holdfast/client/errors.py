@@ -35,7 +35,7 @@ _SOCKET_MEANING: dict[int, str] = {
 _NEXT_STEP: dict[int, str] = {
     -errno.ESRCH: "holdfast lease status shows the processes; only a registered one can hold leases",
     -errno.ENOSPC: "join it: holdfast lease add SPACE:HOST_ID:PATH:OFFSET",
-    -errno.ENODEV: "check that the path exists and that the lease daemon may open it",
+    -errno.ENODEV: "check that the path exists and that the lease daemon's user (often sanlock) may write it",
     -errno.EMSGSIZE: "initialise it, or give the right offset: holdfast lease init --help",
     -errno.EUCLEAN: "adopt it (holdfast lease acquire --orphan) or release it (holdfast lease release --orphan)",
     Code.AIO_TIMEOUT: "check the storage; try again",

@@ -119,6 +119,17 @@ class GatedChild:
         answer = json.loads(data)
         return OSError(int(answer["errno"]), str(answer["text"]))
 
+    def lease_is_cut(self) -> bool:
+        """Whether the daemon's end of the registered socket is gone: then descendants keep the lease no longer."""
+        if self.lease_socket is None:
+            return False
+        try:
+            return not self.lease_socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close_lease(self) -> None:
         """Close our copy of the registered socket."""
         if self.lease_socket is not None:

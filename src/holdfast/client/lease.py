@@ -27,10 +27,12 @@ from holdfast.client.errors import ClientError, LeaseLost, NotAcquired
 from holdfast.client.proof import Held, Proof, read_clocks
 from holdfast.client.registration import QUERY_TIMEOUT_S, Registration
 from holdfast.client.space import SpaceRequest, ensure_joined, locate
+from holdfast.client.status import number
 from holdfast.client.watch import LeaseWatch
 from holdfast.leased import wire
 
 WATCH_START_S = QUERY_TIMEOUT_S
+RECONNECT_S = 0.2
 MIN_RELEASE_S = 1.0
 """A release is waited for while the lease is proven, and at least so long."""
 
@@ -85,6 +87,8 @@ class Lease:
         self._watching: asyncio.Task[None] | None = None
         self._cancelled_body = False
         self._version = 0
+        self._located: LeaseAddress | None = None
+        self._reconnected: Registration | None = None
 
     def __repr__(self) -> str:
         held = f"version {self._version}" if self._watch else "not held"
@@ -136,7 +140,7 @@ class Lease:
         except BaseException:
             registration.close()
             raise
-        self._registration, self._watch = registration, watch
+        self._registration, self._watch, self._located = registration, watch, located
         self._watching = asyncio.create_task(self._keep_watch(watch, body), name=f"watch {self.address}")
         return self
 
@@ -177,8 +181,14 @@ class Lease:
         watching.cancel()
         try:
             await asyncio.gather(watching, return_exceptions=True)
+            # Connecting again may have been under way until now.
+            registration = self._reconnected or registration
+            timeout_s = max(MIN_RELEASE_S, self.remaining_s)
             if not lost and not registration.connection.closed:
-                await registration.release(timeout_s=max(MIN_RELEASE_S, self.remaining_s))
+                await registration.release(timeout_s=timeout_s)
+            elif not lost and self._located is not None:
+                # The daemon has adopted us without a connection: it would wait for the end of this process.
+                await self._daemon.release_for(os.getpid(), self._located, timeout_s=timeout_s)
         except asyncio.CancelledError:
             # The loss came while the block was ending: our own cancellation is delivered here.
             if not self._cancelled_body or kind is asyncio.CancelledError:
@@ -189,7 +199,8 @@ class Lease:
             pass
         finally:
             registration.close()
-            self._watch, self._version = None, 0
+            self._reconnected = None
+            self._watch, self._version, self._located = None, 0, None
         if lost and self._cancelled_body:
             task = asyncio.current_task()
             # As asyncio.timeout does: only our own cancellation becomes LeaseLost, one from outside goes on.
@@ -197,8 +208,60 @@ class Lease:
                 raise LeaseLost(str(self.address), lost) from error
         return None
 
+    async def _stay_connected(self, watch: LeaseWatch) -> None:
+        """A daemon that is started again adopts this process; its connection is to count again.
+
+        Without success nothing is lost: the watch looks for proof of the lease, not of the connection.
+        """
+        registration = self._registration
+        assert registration is not None
+        while True:
+            await registration.connection.until_broken()
+            registration.close()
+            while not watch.expired():
+                try:
+                    found = await self._register_again()
+                except ClientError:
+                    found = None
+                if found is not None:
+                    registration = self._reconnected = found
+                    break
+                await asyncio.sleep(RECONNECT_S)
+            else:
+                return
+
+    async def _register_again(self) -> Registration | None:
+        """A registration that holds the lease as before, or None."""
+        located = self._located
+        assert located is not None
+        status = await self._daemon.status()
+        tokens = [
+            number(lease.pairs, "token_id") or 0
+            for lease in status.leases
+            if (lease.space, lease.name, lease.pid, lease.state)
+            == (located.space, located.resource, os.getpid(), "held")
+        ]
+        if not tokens:
+            return None
+        registration = await Registration.open(self._daemon.run_dir, holding=tokens[0])
+        try:
+            for held in await registration.inquire():
+                same_version = self.shared or held.lver == self._version
+                if (held.lockspace_name, held.name) == (located.space, located.resource) and same_version:
+                    return registration
+        except BaseException:
+            registration.close()
+            raise
+        registration.close()
+        return None
+
     async def _keep_watch(self, watch: LeaseWatch, body: asyncio.Task[object] | None) -> None:
-        reason = (await watch.until_lost(on_warning=self._on_warning)).lost
+        reconnecting = asyncio.create_task(self._stay_connected(watch), name=f"connection of {self.address}")
+        try:
+            reason = (await watch.until_lost(on_warning=self._on_warning)).lost
+        finally:
+            reconnecting.cancel()
+            await asyncio.gather(reconnecting, return_exceptions=True)
         self.lost_reason = reason
         self.lost.set()
         if self._on_lost is not None:

@@ -1,6 +1,6 @@
 """Where the daemon's socket is, and where lease files lie that nobody placed (spec lease-wire 2).
 
-Only names are computed here; nothing is created.
+Only names are computed here, and one owner is looked at; nothing is created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,25 @@ def run_dir(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> 
     if user == 0:
         return ROOT_RUN_DIR
     runtime = environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "holdfast" if runtime else Path(f"/tmp/holdfast-{user}")
+    return Path(runtime) / "holdfast" if runtime else _in_tmp(user)
+
+
+def _in_tmp(user: int) -> Path:
+    return Path(f"/tmp/holdfast-{user}")
+
+
+def is_somebody_elses(directory: Path | str, uid: int | None = None) -> bool:
+    """Whether this is our place below /tmp, where anybody may make one first, and another user has.
+
+    Its daemon would grant leases that are none. False for all other directories: who named them trusts them.
+    """
+    user = os.geteuid() if uid is None else uid
+    if Path(directory) != _in_tmp(user):
+        return False
+    try:
+        return os.lstat(directory).st_uid != user
+    except OSError:
+        return False  # Nobody made it.
 
 
 def state_dir(environ: Mapping[str, str] = os.environ, uid: int | None = None) -> Path:

@@ -110,11 +110,18 @@ class Registration(LeaseCommands):
         self.connection = connection
 
     @classmethod
-    async def open(cls, run_dir: Path | str | None = None, *, timeout_s: float = QUERY_TIMEOUT_S) -> Self:
-        """Register this process. The daemon does not answer REGISTER; it reads the pid from the socket."""
+    async def open(
+        cls, run_dir: Path | str | None = None, *, holding: int = 0, timeout_s: float = QUERY_TIMEOUT_S
+    ) -> Self:
+        """Register this process. The daemon does not answer REGISTER; it reads the pid from the socket.
+
+        `holding`: the token number, in STATUS, of a lease that this process holds and whose connection broke with
+        the daemon: a daemon that has adopted it takes this for its connection.
+        """
         connection = await connect(run_dir, timeout_s=timeout_s)
         try:
-            await connection.send(Command.REGISTER, timeout_s=timeout_s)
+            flags = wire.REGISTER_AGAIN if holding else 0
+            await connection.send(Command.REGISTER, flags=flags, data=holding, timeout_s=timeout_s)
         except BaseException:
             connection.close()
             raise

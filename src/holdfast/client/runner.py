@@ -11,6 +11,7 @@ Must never let the command begin without proof, and never return while something
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Sequence
@@ -22,7 +23,13 @@ from holdfast.client.acquiring import PASSING, Obstacle, acquire_patiently, find
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.connection import socket_path
 from holdfast.client.daemon import Daemon
-from holdfast.client.embedded import CommandLine, EmbeddedDaemon, our_daemon
+from holdfast.client.embedded import (
+    LEAVE_TIMEOUT_S,
+    LOST_LEAVE_TIMEOUT_S,
+    CommandLine,
+    EmbeddedDaemon,
+    our_daemon,
+)
 from holdfast.client.errors import ClientError, DaemonUnreachable, NotAcquired
 from holdfast.client.gated import GatedChild, become_subreaper, exec_exit_code
 from holdfast.client.proof import Held, Proof, Verdict, read_clocks
@@ -110,6 +117,7 @@ class _Run:
         self._spaces: dict[str, SpaceStatus] = {}
         self._fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
         self._interrupted = 0
+        self._lost = False
 
     async def main(self) -> int:
         """Everything, with the clean end in every case."""
@@ -310,6 +318,11 @@ class _Run:
         await supervision.exited.wait()
         if not supervision.anything_left():
             return
+        if self._child.lease_is_cut():
+            # The daemon was started again and knows the command by its pid alone: with that the lease goes.
+            self._report.say("the command has ended, and with it the lease; ending processes that it left behind")
+            await supervision.end_all(kill_at=boottime(), first=signal.SIGKILL, say=self._report.say)
+            return
         if self._options.wait_for_descendants:
             self._report.waiting("the command has ended; waiting for processes that it left behind")
             await supervision.until_empty()
@@ -330,6 +343,7 @@ class _Run:
 
     async def _end_lost(self, supervision: Supervision, watch: LeaseWatch, verdict: Verdict) -> int:
         options = self._options
+        self._lost = True
         now = boottime()
         grace = self._grace(watch)
         # The grace time counts from the deadline, however late this is noticed (after a suspend, say).
@@ -373,11 +387,15 @@ class _Run:
         try:
             await self._daemon.release_for(self._child.pid, *leases, timeout_s=RELEASE_TIMEOUT_S)
         except ClientError as error:
+            if error.code == -errno.ESRCH and self._child.lease_is_cut():
+                # A daemon that was started again knew the command by its pid alone: the lease went with it.
+                return
             # Closing the socket makes the daemon release as well; only nobody waits for it.
-            self._report.say(f"release: {error}")
+            self._report.say(str(error))
 
     async def _leave(self) -> None:
         if self._embedded is None:
             return
-        for complaint in await self._embedded.stop():
+        timeout_s = LOST_LEAVE_TIMEOUT_S if self._lost else LEAVE_TIMEOUT_S
+        for complaint in await self._embedded.stop(leave_timeout_s=timeout_s):
             self._report.say(f"the private lease daemon did not leave cleanly: {complaint}")

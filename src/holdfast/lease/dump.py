@@ -73,12 +73,16 @@ class DumpedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DumpedLockspace:
+    """Host records that were ever used, at a byte offset of the device."""
+
     offset: int
     hosts: tuple[DumpedHost, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class DumpedResource:
+    """One resource: leader, request block, and the host blocks that are not empty."""
+
     offset: int
     leader: Leader
     request: Request
@@ -87,6 +91,8 @@ class DumpedResource:
 
 @dataclass(frozen=True, slots=True)
 class DumpedIndex:
+    """One resource index with its entries in use."""
+
     offset: int
     header: RindexHeader
     entries: tuple[DumpedEntry, ...]

@@ -87,7 +87,7 @@ MEANING: dict[int, str] = {
     Code.ACQUIRE_OWNED: "another host won the ballot",
     Code.ACQUIRE_OTHER: "another host won the ballot (committed by us)",
     Code.ACQUIRE_SHRETRY: "other hosts kept acquiring it shared at the same time",
-    Code.ACQUIRE_OWNED_RETRY: "the owner does not renew, but is not yet certain to be dead",
+    Code.ACQUIRE_OWNED_RETRY: "the owner has not been seen to renew, and is not yet certain to be dead",
     Code.RELEASE_LVER: "release: the lease has another version",
     Code.RELEASE_OWNER: "release: the lease on storage is not ours",
     Code.RENEW_OWNER: "renewal: the host id is not ours any more",

@@ -119,3 +119,13 @@ def from_api_flags(flags: int) -> Geometry | None:
     if (sector, align) not in _MAX_HOSTS:
         raise LeaseError(-1, f"flags {flags:#x}: sector size and align size must be given together and fit")
     return Geometry(sector, align)
+
+
+def from_api_flags_for_reading(flags: int) -> Geometry | None:
+    """As `from_api_flags`, but sizes that do not fit are no error: only the sector size then says how to read."""
+    try:
+        return from_api_flags(flags)
+    except LeaseError:
+        if flags & API_SECTOR512:
+            return SMALL
+        return LARGE if flags & API_SECTOR4K else None

@@ -13,7 +13,16 @@ from typing import NamedTuple
 
 from holdfast.lease.area import used_sectors
 from holdfast.lease.errors import Code, LeaseError
-from holdfast.lease.geometry import FIRST_HOST_SECTOR, LFL_KNOWN, Geometry, from_record
+from holdfast.lease.geometry import (
+    FIRST_HOST_SECTOR,
+    LARGE,
+    LFL_ALIGN_MASK,
+    LFL_KNOWN,
+    MIB,
+    SMALL,
+    Geometry,
+    from_record,
+)
 from holdfast.lease.records import (
     DBLOCK_FL_KNOWN,
     DELTA_DISK_MAGIC,
@@ -103,13 +112,18 @@ async def read_lockspace(
 ) -> LockspaceInfo:
     """A host's record, verified; an empty `name` accepts any lockspace. Sizes come from disk when not given.
 
-    LeaseError as from `detect_geometry` and `verify_delta`; -22 for host id 0; LEADER_MAGIC for one beyond the
-    area.
+    LeaseError as from `detect_geometry` and `verify_delta`, but -22 for a sector size that no lockspace has, as
+    the original says when reading (not when joining); -22 for host id 0; LEADER_MAGIC for one beyond the area.
     """
     if host_id < 1:
         raise LeaseError(-errno.EINVAL, f"host id {host_id}")
     if geometry is None:
-        geometry = await detect_geometry(disk, offset, timeout_s, Kind.LOCKSPACE)
+        try:
+            geometry = await detect_geometry(disk, offset, timeout_s, Kind.LOCKSPACE)
+        except LeaseError as error:
+            if error.code == Code.LEADER_SECTORSIZE:
+                raise LeaseError(-errno.EINVAL, error.detail) from error
+            raise
     if host_id > geometry.max_hosts:
         raise LeaseError(
             Code.LEADER_MAGIC, f"{disk.path}:{offset}: room for {geometry.max_hosts} hosts, no record of {host_id}"
@@ -135,7 +149,7 @@ async def read_resource(
     """
     length = geometry.sector_size if geometry else DETECT_LENGTH
     with located(disk, offset):
-        return _resource(await disk.read(offset, length, timeout_s), space_name, resource_name)
+        return _resource(await disk.read(offset, length, timeout_s), space_name or None, resource_name or None)
 
 
 async def read_owners(
@@ -148,13 +162,18 @@ async def read_owners(
 ) -> Owners:
     """Who holds a resource. A first small read tells the sizes, a second delivers leader and host blocks together.
 
-    Sizes given by the caller that are not those on disk: -22. As in the original damaged host blocks are passed
-    over: this is information for people and decides nothing. LeaseError as from `read_resource`; LEADER_VERSION
-    for a host block of a newer format; LEADER_DIFF when the resource is being formatted in another size
-    meanwhile.
+    Sizes given by the caller that are not those on disk: -22. As in the original names must be equal even when
+    they are empty, and damaged host blocks are passed over: this is information for people and decides nothing.
+    LeaseError as from `read_resource`; -22 or -1 for sizes that say nothing, whatever else the record is;
+    LEADER_VERSION for a host block of a newer format; LEADER_DIFF when the resource is being formatted in another
+    size meanwhile.
     """
     with located(disk, offset):
         first = await disk.read(offset, DETECT_LENGTH, timeout_s)
+        if decode_leader(first).magic != PAXOS_DISK_MAGIC:
+            # The original has read a whole area before it looks: -90 says that there cannot be one.
+            await disk.read(offset + MIB - DETECT_LENGTH, DETECT_LENGTH, timeout_s)
+        _require_any_sizes(decode_leader(first))
         if geometry is not None and decode_leader(first).magic == PAXOS_DISK_MAGIC:
             _require_sizes(decode_leader(first), geometry)
         info = _resource(first, space_name, resource_name)
@@ -210,8 +229,16 @@ def _sizes(sector: bytes, kind: Kind | None) -> Geometry:
 
 
 def _resource(sector: bytes, space_name: str | None, resource_name: str | None) -> ResourceInfo:
-    leader = verify_leader(sector, space_name or None, resource_name or None)
+    leader = verify_leader(sector, space_name, resource_name)
     return ResourceInfo(leader.space_name, leader.resource_name, leader.lver, resource_geometry(leader), leader)
+
+
+def _require_any_sizes(leader: Leader) -> None:
+    """What the original answers before it looks at the magic; nothing formatted is spec's -22 (zeros)."""
+    if not leader.sector_size:
+        raise LeaseError(-errno.EINVAL, "first record: no sector size, nothing formatted here")
+    if not leader.flags & LFL_ALIGN_MASK and leader.sector_size not in (SMALL.sector_size, LARGE.sector_size):
+        raise LeaseError(-errno.EPERM, f"first record: sector size {leader.sector_size}, no align size")
 
 
 def _require_sizes(leader: Leader, geometry: Geometry) -> None:

@@ -25,11 +25,19 @@ from holdfast.lease.hosts import HostTable, Notice
 from holdfast.lease.inspect import Kind, detect_geometry
 from holdfast.lease.known import KnownAreas
 from holdfast.lease.notify import Outbox
-from holdfast.lease.records import BITMAP_OFFSET, LEADER_SIZE, Leader, encode_bitmap, encode_name, whole_sector
+from holdfast.lease.records import (
+    BITMAP_OFFSET,
+    LEADER_SIZE,
+    Leader,
+    decode_bitmap,
+    encode_bitmap,
+    encode_name,
+    whole_sector,
+)
 from holdfast.lease.signal import Signal
 from holdfast.lease.verify import verify_delta
 from holdfast.storage.buffers import POOL
-from holdfast.storage.disk import Disk
+from holdfast.storage.disk import Disk, Permit
 from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
 
 EINVAL = -22
@@ -330,6 +338,61 @@ class Lockspace:
             raise
         self.history.append(Renewal(timestamp, 0, 0))
 
+    async def resume(self, generation: int) -> None:
+        """Go on with a host id that an earlier daemon of this boot joined, instead of `join` (spec 6.3).
+
+        `host_name` must be the name it joined under. The record must still be ours in every respect, and the
+        renewal that this does must be proven before the old timestamp's 8·io are over, less a margin: until then
+        that daemon would have gone on as well, and nobody else can have seen any difference. No I/O of that daemon
+        may be outstanding. LeaseError RENEW_OWNER: the host id, or its time, is over. Others: it cannot be told
+        yet; a new `Lockspace` may try again.
+        """
+        self.geometry = await detect_geometry(self.disk, self.offset, float(self.io_timeout), Kind.LOCKSPACE)
+        if self.host_id > self.geometry.max_hosts:
+            raise LeaseError(Code.RENEW_OWNER, f"lockspace {self.name}: host id {self.host_id} is not on disk")
+        await self.link.open()
+        sector = await self._read(self._own_offset, self.geometry.sector_size)
+        record = self._located(verify_delta, sector, self.name)
+        self.generation = generation
+        self._verify_still_ours(bytes(sector[:LEADER_SIZE]), record)
+        if record.io_timeout != self.io_timeout or not record.timestamp or record.timestamp > self.clock.now():
+            raise LeaseError(
+                Code.RENEW_OWNER,
+                f"lockspace {self.name}: timestamp {record.timestamp}, io_timeout {record.io_timeout} on disk",
+            )
+        deadline = record.timestamp + self._fail_after - timing.RESUME_MARGIN_S
+        self._require_in_time(record.timestamp, deadline)
+        self.outbox.restore(
+            decode_bitmap(sector), record.write_id, record.write_generation, record.write_timestamp
+        )
+        mail = self.outbox.next_renewal()
+        timestamp = self._timestamp()
+        written = record._replace(timestamp=timestamp).encode()
+        left_s = max(0.01, min(float(self.io_timeout), deadline - self.clock.now()))
+        await self._write_own(
+            written,
+            encode_bitmap(mail.host_ids),
+            left_s,
+            lambda: self._require_in_time(record.timestamp, deadline),
+        )
+        # Rule 2, and the margin: a write that arrived late proves nothing.
+        self._require_in_time(record.timestamp, deadline)
+        await self.link.register(timestamp, timestamp + self._fail_after)
+        self._written = written
+        self._write_outcome_known = True
+        self.last_success = timestamp
+        self.joined = True
+        self.last_result = 1
+        self.history.append(Renewal(timestamp, 0, 0))
+
+    def _require_in_time(self, timestamp: int, deadline: float) -> None:
+        now = self.clock.now()
+        if now >= deadline:
+            raise LeaseError(
+                Code.RENEW_OWNER,
+                f"lockspace {self.name}: renewed at {timestamp}, {now - timestamp:.1f} s ago: too long to go on",
+            )
+
     def abort(self) -> None:
         """A join in progress ends with ERROR. What it wrote stays: it was not yet proven to be ours."""
         self._aborted.set()
@@ -551,10 +614,12 @@ class Lockspace:
         except StorageError as error:
             raise LeaseError(storage_code(error), f"lockspace {self.name}: {error}") from error
 
-    async def _write_own(self, record: bytes, bitmap: bytes, timeout_s: float) -> None:
+    async def _write_own(
+        self, record: bytes, bitmap: bytes, timeout_s: float, permit: Permit | None = None
+    ) -> None:
         sector = whole_sector(record.ljust(BITMAP_OFFSET, b"\0") + bitmap, self.geometry.sector_size)
         try:
-            await self.disk.write(self._own_offset, sector, timeout_s)
+            await self.disk.write(self._own_offset, sector, timeout_s, permit)
         except StorageError as error:
             raise LeaseError(storage_code(error), f"lockspace {self.name}: {error}") from error
 

@@ -54,6 +54,13 @@ class Outbox:
         self._event = (0, 0, 0)
         self._event_at = None
 
+    def restore(self, host_ids: set[int], generation: int, event: int, data: int) -> None:
+        """What the record of a resumed membership shows: it may not have been seen by all yet."""
+        self._event = (generation, event, data)
+        self._event_at = self._clock.now() if event else None
+        for host_id in host_ids:
+            self.set_host_bit(host_id)
+
     def next_renewal(self) -> Mail:
         """The bitmap and event fields to write now; bits that are old enough are forgotten."""
         now = self._clock.now()

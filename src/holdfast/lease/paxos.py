@@ -487,11 +487,30 @@ class Ballot:
         """
         space = self.space
         # An earlier life of our own host id is over.
-        alive = owner_id != space.host_id and space.hosts.alive(owner_id, generation, space.clock.now())
+        alive = owner_id != space.host_id and (
+            space.hosts.alive(owner_id, generation, space.clock.now())
+            or await self._has_come_back(owner_id, generation)
+        )
         if alive and not await self._stays_given_up(owner_id):
             await self._let_owner_finish(owner_id)
         if await self._check_leader() is not None:
             raise StartAgain
+
+    async def _has_come_back(self, owner_id: int, generation: int) -> bool:
+        """Whether a host that was free or silent at our last look has joined since, as the one in question."""
+        known = self.space.hosts.get(owner_id)
+        seen = None if known is None else (known.generation, known.timestamp)
+        try:
+            _, record = await self.space.read_delta(owner_id)
+        except LeaseError as error:
+            if isinstance(error.__cause__, StorageError):
+                raise  # It could not be read.
+            return False  # A damaged record proves nothing; its silence does.
+        return (
+            bool(record.timestamp)
+            and record.owner_generation == generation
+            and seen != (generation, record.timestamp)
+        )
 
     async def _let_owner_finish(self, owner_id: int) -> NoReturn:
         """Keep quiet until the live owner of the chosen value has committed it, at most `OWNER_FINISH_S`.

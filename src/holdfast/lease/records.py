@@ -122,6 +122,7 @@ class Request(NamedTuple):
 
 
 def decode_request(sector: bytes | memoryview) -> Request:
+    """From the request block's sector; nothing is judged."""
     return Request(*_REQUEST.unpack_from(sector))
 
 
@@ -186,6 +187,7 @@ class RindexHeader(NamedTuple):
 
 
 def decode_rindex_header(sector: bytes | memoryview) -> RindexHeader:
+    """From the first sector of an index; nothing is judged."""
     fields = _RINDEX_HEADER.unpack_from(sector)
     return RindexHeader._make((*fields[:7], decode_name(fields[7])))
 
@@ -210,6 +212,7 @@ class RindexEntry(NamedTuple):
 
 
 def decode_rindex_entry(raw: bytes | memoryview, offset: int = 0) -> RindexEntry:
+    """From 64 bytes at `offset`."""
     fields = _RINDEX_ENTRY.unpack_from(raw, offset)
     return RindexEntry._make((*fields[:3], decode_name(fields[3])))
 
@@ -234,6 +237,7 @@ def decode_bitmap(sector: bytes | memoryview) -> set[int]:
 
 
 def bitmap_has(sector: bytes | memoryview, host_id: int) -> bool:
+    """Whether the bit of a host id (from 1) is set in a delta sector."""
     index = host_id - 1
     return bool(sector[BITMAP_OFFSET + index // 8] & (1 << (index % 8)))
 

@@ -225,11 +225,13 @@ async def _proven_dead(area: Area, host_id: int, generation: int) -> bool:
     space = area.space
     if space.hosts.alive(host_id, generation, space.clock.now()):
         return False
+    # What the verdict rests on, kept: a renewal of ours may learn more while this reading is under way.
+    known = space.hosts.get(host_id)
+    silent = None if known is None else (known.generation, known.timestamp)
     _, record = await space.read_delta(host_id)
     if not record.timestamp or record.owner_generation > generation:
         return True
-    known = space.hosts.get(host_id)
-    return known is not None and (known.generation, known.timestamp) == (generation, record.timestamp)
+    return silent == (generation, record.timestamp)
 
 
 async def _acquire_shared(

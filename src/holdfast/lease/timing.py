@@ -26,6 +26,9 @@ LOOK_VALID_S = 0.5
 """Freeing the leader, or writing it for another host, rests on a look at it that is not older than this: a process
 that was held up in between looks again, because others may have moved on."""
 
+RESUME_MARGIN_S = 1.0
+"""A restarted daemon goes on with a host id only if a renewal is proven so long before `last success + 8·io`."""
+
 BALLOT_RETRY_MIN_S = 0.005
 BALLOT_RETRY_MAX_S = 0.05
 """Back-off after a ballot that met a larger one; safety does not rest on it (spec 14)."""
@@ -47,6 +50,7 @@ def renewal_interval(io: int) -> int:
 
 
 def warn_after(io: int) -> int:
+    """No successful renewal for this long: a warning each second, 6·io (spec wire 10)."""
     return 6 * io
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import Process
 from holdfast.leased import wire
-from holdfast.leased.processes import Process
+from holdfast.leased.journal import SocketId
 
 if TYPE_CHECKING:
     from holdfast.leased.leases import Token
@@ -49,7 +50,9 @@ class Client:
         "process",
         "registered",
         "restricted",
+        "sockets",
         "suspended",
+        "tag",
         "tokens",
     )
 
@@ -71,6 +74,10 @@ class Client:
         self.kill_count = 0
         self.kill_last = 0.0
         self.suspended = False
+        self.sockets: tuple[SocketId, ...] = ()
+        """Its ends of its connection, and of those that it had before; empty when that is not known."""
+        self.tag = ""
+        """Names its connection in the service manager's descriptor store."""
         self.tokens: list[Token | None] = []
 
     def register(self, pid: int, process: Process) -> None:
@@ -164,6 +171,16 @@ class ClientTable:
         client = self._by_ci[ci] = Client(ci, fd)
         return client
 
+    def restore(self, ci: int, fd: int) -> Client:
+        """A client of an earlier daemon, in the slot that it had there. The slot is free."""
+        assert ci not in self._by_ci
+        while self._next <= ci:
+            self._free.append(self._next)
+            self._next += 1
+        self._free.remove(ci)
+        client = self._by_ci[ci] = Client(ci, fd)
+        return client
+
     def register(self, client: Client, pid: int, process: Process) -> None:
         client.register(pid, process)
         self._by_pid.setdefault(pid, []).append(client)
@@ -186,6 +203,10 @@ class ClientTable:
             client.process.close()
         del self._by_ci[client.ci]
         self._free.append(client.ci)
+
+    def all_of_pid(self, pid: int) -> list[Client]:
+        """Registered living ones, in no order."""
+        return list(self._by_pid.get(pid, ()))
 
     def by_pid(self, pid: int) -> Client | None:
         """The first slot with that pid."""

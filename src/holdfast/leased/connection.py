@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import socket
 import time
 from collections.abc import Coroutine, Generator
@@ -16,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
+from holdfast.leased.service import BUSY, IDLE
 from holdfast.leased.wire import Command, Header, Payload
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ So is one whose last header was bad, since it waits for an answer that never com
 
 E2BIG: Final = -7
 ENOMEM: Final = -12
+ALWAYS_WITH_RESOURCE: Final = (Command.READ_RESOURCE, Command.READ_RESOURCE_OWNERS)
+"""Their clients read a resource behind every result (spec section 4)."""
 
 Reply = bytes | None
 
@@ -86,6 +90,7 @@ class Connection:
         "_in",
         "_loop",
         "_out",
+        "_paused",
         "_processing",
         "_reading",
         "_refusal",
@@ -96,6 +101,7 @@ class Connection:
         "client",
         "closed",
         "detached",
+        "marks",
         "sock",
         "suspended",
     )
@@ -109,6 +115,9 @@ class Connection:
         self.closed = False
         self.detached = False
         self.suspended = False
+        self.marks: mmap.mmap | None = None
+        """Where a successor looks whether this client waits for an answer, by slot (`service.BusyMarks`)."""
+        self._paused = False
         self._daemon = daemon
         self._loop = loop
         self._in = bytearray()
@@ -134,14 +143,17 @@ class Connection:
     # -- in ------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        if self.suspended or self._out:
+        if self.suspended or self._out or self._paused:
             # Leave it in the kernel until the running command is done; a level-triggered loop would spin.
             self._loop.remove_reader(self.sock.fileno())
             self._reading = False
             return
+        if self.marks is not None:
+            self.marks[self.client.ci] = BUSY
         try:
             data = self.sock.recv(READ_SIZE)
         except (BlockingIOError, InterruptedError):
+            self._mark_idle()
             return
         except OSError:
             data = b""
@@ -150,6 +162,34 @@ class Connection:
             return
         self._in += data
         self._process()
+        self._mark_idle()
+
+    def _mark_idle(self) -> None:
+        """Everything that was taken from the socket is answered, unless something is left."""
+        if self.marks is None or self.closed:
+            return
+        left = self.suspended or self._out or self._in or self._refusal is not None
+        self.marks[self.client.ci] = BUSY if left else IDLE
+
+    def pause(self) -> None:
+        """Read nothing any more, until `go_on`; what was read is answered."""
+        self._paused = True
+
+    def go_on(self) -> None:
+        self._paused = False
+        if not (self.closed or self.detached or self.suspended or self._out):
+            self._read_again()
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._out)
+
+    def shut_down(self) -> None:
+        """The peer is told that it is over, whatever copies of the socket there are."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # It has ended already.
 
     def _process(self) -> None:
         """Serve what is complete, in order, until a command suspends or bytes are missing."""
@@ -218,6 +258,7 @@ class Connection:
     def _continue(self) -> None:
         if not self.closed and not self.detached:
             self._process()
+            self._mark_idle()
 
     def _take_request(self) -> bool:
         """Serve or skip one request; False when its payload is not complete."""
@@ -253,7 +294,10 @@ class Connection:
         try:
             taken = wire.take_payload(header, self._in, payload_at)
         except wire.DiskCountError as error:
-            self._refuse(header, error.code, payload_at)
+            body = b""
+            if header.cmd in ALWAYS_WITH_RESOURCE:
+                body = bytes(self._in[payload_at : payload_at + wire.RESOURCE_SIZE])
+            self._refuse(header, error.code, payload_at, body)
             return True
         if taken is None:
             if header.cmd == Command.RELEASE and not self._reserve(
@@ -282,11 +326,11 @@ class Connection:
             self._reserved = size
         return True
 
-    def _refuse(self, header: Header, result: int, payload_at: int) -> None:
+    def _refuse(self, header: Header, result: int, payload_at: int, body: bytes = b"") -> None:
         """Answer without having read the payload: what it declared is dropped first, as far as it comes soon."""
         self._at = payload_at
         self._discard_left = max(header.length - wire.HEADER_SIZE, 0)
-        self._refusal = wire.encode_reply(header, result)
+        self._refusal = wire.encode_reply(header, result, body=body)
 
     def _discard(self) -> bool:
         """True when the refusal went out and the next header may be looked at."""
@@ -307,6 +351,7 @@ class Connection:
         self._discard_left = 0
         self._send_refusal()
         self._process()
+        self._mark_idle()
 
     def _send_refusal(self) -> None:
         refusal, self._refusal = self._refusal, None
@@ -332,6 +377,7 @@ class Connection:
         self._read_again()
         if self._in:
             self._process()
+        self._mark_idle()
 
     def _read_again(self) -> None:
         if not self._reading:

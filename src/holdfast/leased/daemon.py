@@ -20,14 +20,20 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from holdfast.daemons import priority
+from holdfast.daemons.background import Starter, become_background_process
+from holdfast.daemons.log import DaemonLog
 from holdfast.lease import timing
 from holdfast.leased import privileges
-from holdfast.leased.background import Starter, become_background_process
-from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.connections import BACKLOG
+from holdfast.leased.core import LeaseDaemon
+from holdfast.leased.flight import FlightNotes
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
-from holdfast.leased.log import DaemonLog
+from holdfast.leased.log import start_log
 from holdfast.leased.options import DaemonOptions
+from holdfast.leased.record import RecordUnwritable
 from holdfast.leased.settings import HOST_RUN_DIR
+from holdfast.observe.recorder import open_recorder
 from holdfast.storage import close_storage, registry
 from holdfast.version import __version__
 
@@ -62,7 +68,7 @@ def run_daemon(options: DaemonOptions, complaints: Sequence[str] = ()) -> int:
     try:
         if options.parent_pid:
             _require_parent(options.parent_pid)
-        daemon_log = DaemonLog(options)
+        daemon_log = start_log(options)
     except (StartError, OSError) as error:
         starter.failed(str(error))
         sys.stderr.write(f"{NAME}: {error}\n")
@@ -92,21 +98,28 @@ def _run(options: DaemonOptions, daemon_log: DaemonLog, starter: Starter) -> int
     lock = take_lock_file(options)
     try:
         daemon = LeaseDaemon(options, daemon_log.ring)
+        # While we are root: afterwards the file stays open.
+        daemon.flight = FlightNotes(open_recorder(options.recorder or None, "lease"))
+        daemon.flight.start(version=__version__, host=daemon.host_name, io_timeout=options.io_timeout_s)
         helper = _start_first_helper()
         # Python may lie where only the starter can read, or on a disk that hangs later: load what opens our files.
         codecs.lookup("ascii")
-        privileges.protect_from_oom_killer()
+        priority.protect_from_oom_killer()
         try:
             privileges.change_user(options)
         except OSError as error:
             raise StartError(f"cannot become user {options.uid} group {options.gid}: {error.strerror}") from error
         _introduce(options, daemon)
-        privileges.lock_memory(options)
-        privileges.raise_priority(options)
-        listener = listen(options)
+        priority.lock_memory(options.mlock_level)
+        if options.high_priority:
+            priority.become_real_time()
+        listener = daemon.service.take_listener(options.socket_path) or listen(options)
         gc.collect()
         gc.freeze()
-        asyncio.run(_serve(daemon, listener, helper, starter))
+        try:
+            asyncio.run(_serve(daemon, listener, helper, starter))
+        except RecordUnwritable as error:
+            raise StartError(str(error)) from error
     finally:
         os.close(lock)
     return EXIT_OK
@@ -144,10 +157,12 @@ async def _serve(
     if not daemon.options.use_aio:
         registry().use_threads_only()
     # Runs when `run` waits for the first time: the socket is served from then on.
-    asyncio.get_running_loop().call_soon(starter.ready)
+    serving = asyncio.get_running_loop().call_soon(starter.ready)
     try:
         await daemon.run(listener)
     finally:
+        # Where `run` failed at once the loop still turns: nobody may be told then that it serves.
+        serving.cancel()
         close_storage()
 
 
@@ -191,8 +206,12 @@ def take_lock_file(options: DaemonOptions) -> int:
         raise StartError(
             f"lockfile setlk error {path}: {error.strerror}; another daemon runs in this directory"
         ) from error
-    os.ftruncate(fd, 0)
-    os.write(fd, b"%d\n" % os.getpid())
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+    except OSError as error:
+        os.close(fd)
+        raise StartError(f"lockfile {path}: {error.strerror}") from error
     return fd
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from holdfast.clock import Clock, Timer
+from holdfast.daemons.processes import Process
 from holdfast.leased.helper_wire import NUMBERS, Kind, Request, Result, WireError, decode_statuses
-from holdfast.leased.processes import Process
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from holdfast.daemons.processes import Process
 from holdfast.leased.executing import EXEC_FAILED, close_others, execute
 from holdfast.leased.helper_wire import REQUEST_SIZE, Kind, Request, Result, Status, WireError, decode_request
 from holdfast.leased.killpath import killpath_argv
-from holdfast.leased.processes import Process
 
 NAME: Final = "sanlock-helper"
 HEARTBEAT_S: Final = 30.0

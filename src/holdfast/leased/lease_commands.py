@@ -23,7 +23,8 @@ from holdfast.leased.wire import Resource
 from holdfast.storage import StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,17 @@ ENOTTY: Final = -25
 ENOSPC: Final = -28
 
 MAX_CONCURRENT_RELEASES: Final = 16
+NOT_OUR_LEASE: Final = frozenset(
+    (
+        ENOENT,
+        Code.LEADER_RESOURCE,
+        Code.LEADER_NUMHOSTS,
+        Code.DBLOCK_CHECKSUM,
+        Code.RELEASE_LVER,
+        Code.RELEASE_OWNER,
+    )
+)
+"""Giving a lease back meets something else in its place, or nothing."""
 
 
 # -- ACQUIRE -----------------------------------------------------------------------------------------------
@@ -45,8 +57,9 @@ MAX_CONCURRENT_RELEASES: Final = 16
 async def acquire(daemon: LeaseDaemon, call: Call) -> bytes:
     """All or nothing: on an error everything that this call took is given back before the reply (spec 7.1)."""
     resources, client, flags = call.payload.resources, call.target, call.header.cmd_flags
-    if call.payload.options is not None:
+    if call.payload.options is not None and client.name != call.payload.options.owner_name:
         client.name = call.payload.options.owner_name
+        daemon.record.client(client)
     taken: list[Token] = []
     result = 0
     try:
@@ -118,13 +131,11 @@ async def _take(daemon: LeaseDaemon, client: Client, wanted: Resource, flags: in
     local.stage = Stage.HELD
     if admission is Admission.ADOPT:
         local.reused += 1
-        local.orphaned = False
-        daemon.record.orphan_gone(local.space.name)
     return token
 
 
 def _hold(daemon: LeaseDaemon, client: Client, local: LocalLease, persistent: bool) -> Token:
-    daemon.record.holds(client, local.space.name)
+    daemon.record.take(client, local, persistent)
     token = daemon.leases.new_token(client, local, persistent)
     client.add_token(token)
     return token
@@ -134,13 +145,14 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
     if wanted.num_disks > 1:
         raise LeaseError(EINVAL, f"{wanted.name}: {wanted.num_disks} disks, only one is supported")
     local = daemon.leases.begin((wanted.lockspace_name, wanted.name), space, wanted)
+    local.lvb = bool(flags & wire.ACQUIRE_LVB)
     if daemon.leases.is_new_number:
         place = wanted.disks[0]
         log.warning(RESOURCE_LINE, space.number, local.number, space.name, wanted.name, place.path, place.offset)
     try:
-        # Before the lease can be ours: a crash in between must not lose sight of its process.
+        # Before the lease can be ours: a crash in between must not lose sight of it.
         token = _hold(daemon, client, local, bool(wanted.flags & wire.RES_PERSISTENT))
-    except LeaseError:
+    except BaseException:
         daemon.forget_lease(local)
         raise
     try:
@@ -152,7 +164,8 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
                 Target(local.device, disk.offset, wanted.name),
                 AcquireOptions(
                     shared=local.shared,
-                    lver=wanted.lver if wanted.flags & wire.RES_LVER else None,
+                    # 0 asks for no particular version, flag or not, as in the original.
+                    lver=wanted.lver or None if wanted.flags & wire.RES_LVER else None,
                     num_hosts=wanted.data32 if wanted.flags & wire.RES_NUM_HOSTS else None,
                     owner_nowait=bool(flags & wire.ACQUIRE_OWNER_NOWAIT),
                     lvb=bool(flags & wire.ACQUIRE_LVB),
@@ -162,17 +175,22 @@ async def _take_fresh(daemon: LeaseDaemon, client: Client, space: Space, wanted:
     except Unclear as unclear:
         drop_token(daemon, token)
         local.stage = Stage.REM
+        daemon.record.leaving(local)
         daemon.spawn(_retract(daemon, local, unclear), f"retract {wanted.name}")
         raise
     except StorageError as error:
         drop_token(daemon, token)
         daemon.forget_lease(local)
         raise LeaseError(storage_code(error), str(error)) from error
+    except asyncio.CancelledError:
+        # The daemon ends. Its value may be accepted already: the attempt stays on record for a successor.
+        raise
     except BaseException:
         drop_token(daemon, token)
         daemon.forget_lease(local)
         raise
     local.stage = Stage.HELD
+    daemon.record.taken(local)
     return token
 
 
@@ -181,7 +199,7 @@ async def _retract(daemon: LeaseDaemon, local: LocalLease, unclear: Unclear) -> 
     space = local.space
     pause = 0.0
     while not space.dead:
-        await _pause(daemon, space, pause)
+        await pause_while_it_lives(daemon, space, pause)
         if space.dead:
             break
         try:
@@ -200,7 +218,7 @@ def give_back_later(daemon: LeaseDaemon, space: Space, what: Lease | Unclear) ->
     async def run() -> None:
         pause = float(space.io_timeout)
         while not space.dead:
-            await _pause(daemon, space, pause)
+            await pause_while_it_lives(daemon, space, pause)
             if space.dead:
                 return
             try:
@@ -263,7 +281,8 @@ async def release_orphans(daemon: LeaseDaemon, call: Call) -> bytes:
     named = call.payload.resources[0]
     orphans = daemon.leases.orphans(named.lockspace_name, named.name)
     for orphan in orphans:
-        _release_in_background(daemon, orphan)
+        daemon.record.leaving(orphan)
+        release_in_background(daemon, orphan)
     return wire.encode_reply(call.header, len(orphans))
 
 
@@ -272,7 +291,9 @@ def drop_token(daemon: LeaseDaemon, token: Token) -> bool:
     client, local = token.client, token.local
     client.drop_token(token)
     local.tokens.remove(token)
-    daemon.record.holds_no_more(client, local.space.name)
+    if local.tokens:
+        # The end of the last hold is known by what becomes of the lease.
+        daemon.record.dropped(token)
     if local.space.dead:
         local.space.wake()
     return not local.tokens
@@ -288,13 +309,20 @@ async def give_up(daemon: LeaseDaemon, token: Token, new_name: str | None = None
 
 async def _release_on_disk(daemon: LeaseDaemon, local: LocalLease, new_name: str | None = None) -> int:
     space, lease = local.space, local.lease
+    if local.adopting:
+        daemon.hold_ended(local, persistent=False)
+        return 0
     if space.dead or lease is None:
         # Writing for a lost host id could destroy what others have done since (rule 15).
         daemon.forget_lease(local)
         return 0
     local.stage = Stage.REM
+    if new_name is not None:
+        # Half done it would look like somebody else's lease.
+        daemon.record.leaving(local)
     code = await _try_release(space, lease, new_name)
     if code == Code.AIO_TIMEOUT and not space.dead:
+        daemon.record.leaving(local)
         daemon.spawn(_release_later(daemon, local, lease, new_name), f"release {local.key[1]}")
         return code
     daemon.forget_lease(local)
@@ -316,21 +344,22 @@ async def _release_later(daemon: LeaseDaemon, local: LocalLease, lease: Lease, n
     space = local.space
     pause = float(space.io_timeout)
     while not space.dead:
-        await _pause(daemon, space, pause)
+        await pause_while_it_lives(daemon, space, pause)
         if space.dead or await _try_release(space, lease, new_name) != Code.AIO_TIMEOUT:
             break
         pause = 2.0 * space.io_timeout
     daemon.forget_lease(local)
 
 
-async def _pause(daemon: LeaseDaemon, space: Space, seconds: float) -> None:
+async def pause_while_it_lives(daemon: LeaseDaemon, space: Space, seconds: float) -> None:
     """Sleep, but not longer than the lockspace lives."""
     until = daemon.clock.now() + seconds
     while not space.dead and (left := until - daemon.clock.now()) > 0:
         await space.membership.changed.wait(daemon.clock, left)
 
 
-def _release_in_background(daemon: LeaseDaemon, local: LocalLease) -> None:
+def release_in_background(daemon: LeaseDaemon, local: LocalLease) -> None:
+    """Nobody waits for it."""
     local.stage = Stage.REM  # At once: an ACQUIRE in the meantime gets -11.
 
     async def run() -> None:
@@ -345,14 +374,15 @@ def release_after_death(daemon: LeaseDaemon, client: Client) -> None:
         local = token.local
         if not drop_token(daemon, token):
             continue
-        if local.space.dead or local.lease is None:
+        if local.adopting:
+            daemon.hold_ended(local, token.persistent)
+        elif local.space.dead or local.lease is None:
             daemon.forget_lease(local)
         elif token.persistent:
             local.stage = Stage.ORPHAN
-            local.orphaned = True
-            daemon.record.orphaned(local.space.name)
+            daemon.record.orphaned(local)
         else:
-            _release_in_background(daemon, local)
+            release_in_background(daemon, local)
 
 
 async def _each(calls: Iterable[Awaitable[int]]) -> list[int]:
@@ -374,13 +404,15 @@ async def _each(calls: Iterable[Awaitable[int]]) -> list[int]:
 
 def inquire(daemon: LeaseDaemon, call: Call) -> bytes:
     """Spec 6.6."""
-    held = call.target.held()
+    # What an earlier daemon recorded counts when it was seen on storage.
+    held = [token for token in call.target.held() if not token.local.adopting]
     if not held:
         return wire.encode_reply(call.header)
     try:
         text = wire.args_to_state(token.local.shown_resource() for token in held)
     except wire.FormatError as error:
-        return wire.encode_reply(call.header, error.code, len(held))
+        # An empty string follows: without it libsanlock does not look at the count.
+        return wire.encode_reply(call.header, error.code, len(held), b"\0")
     body = text.encode("utf-8", "surrogateescape") + b"\0"
     return wire.encode_reply(call.header, 0, len(held), body)
 
@@ -411,6 +443,7 @@ async def convert(daemon: LeaseDaemon, call: Call) -> bytes:
         local.converting = False
         local.shared = lease.shared
         local.pid = 0 if local.shared else token.pid
+        daemon.record.converted(local)
     return wire.encode_reply(call.header, result)
 
 
@@ -421,10 +454,14 @@ def set_lvb(daemon: LeaseDaemon, call: Call) -> bytes:
     if lvb is not None and lvb.lvb is not None:
         lvb.lvb[: len(value)] = value
         lvb.lvb_dirty = True
+        local = daemon.leases.get((call.payload.resources[0].lockspace_name, call.payload.resources[0].name))
+        if local is not None:
+            daemon.record.value(local)
     return wire.encode_reply(call.header, result)
 
 
 def get_lvb(daemon: LeaseDaemon, call: Call) -> bytes:
+    """The value of a lease that some local client holds with the LVB flag (spec 7.4): -2, -22, -7."""
     wanted = call.header.data2
     result, lvb = _held_lvb(daemon, call.payload.resources[0], wanted)
     if lvb is None or lvb.lvb is None:
@@ -450,4 +487,5 @@ def killpath(daemon: LeaseDaemon, call: Call) -> bytes:
     client.killargs = call.payload.killargs
     if call.header.cmd_flags & wire.KILLPATH_PID:
         client.killpath_wants_pid = True
+    daemon.record.client(client)
     return wire.encode_reply(call.header)

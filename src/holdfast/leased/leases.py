@@ -43,6 +43,15 @@ class Stage(enum.Enum):
     """Held on disk, by nobody here (spec 6.5)."""
 
 
+class Adoption(enum.IntEnum):
+    """A lease of an earlier daemon, not yet seen on storage: held by nobody, but its processes are users."""
+
+    NONE = 0
+    LOOKING = 1
+    REFUSED = 2
+    """It cannot be verified; its holders were killed."""
+
+
 STATUS_ORDER: Final = (Stage.HELD, Stage.ADD, Stage.REM, Stage.ORPHAN)
 
 
@@ -50,6 +59,7 @@ class LocalLease:
     """One lease of this daemon. `lease` is its state on disk, absent while it is being acquired."""
 
     __slots__ = (
+        "adopting",
         "converting",
         "device",
         "key",
@@ -58,7 +68,6 @@ class LocalLease:
         "lease",
         "lvb",
         "number",
-        "orphaned",
         "pid",
         "resource",
         "restricted",
@@ -89,8 +98,7 @@ class LocalLease:
         self.killargs = ""
         self.reused = 0
         self.to_examine = False
-        self.orphaned = False
-        """It was an orphan and still is one on storage, even while it is being released."""
+        self.adopting = Adoption.NONE
         self.status_structures: dict[bool, bytes] = {}
         self.converting = False
         """A CONVERT runs: nobody may join or release it meanwhile."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Final, Protocol
 
 from holdfast.lease import timing
 from holdfast.lease.errors import Code, LeaseError, describe, storage_code
@@ -37,6 +38,8 @@ ADD_UNDONE: Final = -1
 NOTHING_DUE_S: Final = 86400.0
 WARN_EVERY_S: Final = 1.0
 SETTLE_RETRY_S: Final = 0.5
+KILLPATH_SHOWN: Final = 100
+"""In the log, in the place of a signal's number (spec 10.4)."""
 
 
 async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
@@ -54,22 +57,49 @@ async def run_membership(daemon: LeaseDaemon, space: Space) -> None:
         daemon.spaces.remove(space)
         _answer_add(space, result)
         return
-    daemon.record.joined(space.name, space.host_id, space.membership.generation)
-    daemon.spaces.move(space, Listed.ACTIVE)
-    daemon.spawn(block_queue.prepare(daemon, space), f"max_sectors_kb s{space.number}")
-    if not space.removal_wanted:
-        _answer_add(space, 0)
+    await live(daemon, space)
+
+
+async def live(
+    daemon: LeaseDaemon, space: Space, before_active: Coroutine[None, None, None] | None = None
+) -> None:
+    """A joined lockspace, to its end. It is listed as active when `before_active` has ended."""
+    daemon.flight.joined(space)
+    daemon.record.joined(space)
     renewing = asyncio.create_task(_keep_proven(daemon, space), name=f"renew s{space.number}")
+    space.renewing = renewing
+    opening = asyncio.create_task(_open(daemon, space, before_active), name=f"open s{space.number}")
+    opening.add_done_callback(lambda _: space.wake())
     try:
         await _watch(daemon, space)
+        await opening
         await _leave(daemon, space, renewing)
     except Exception:
         log.exception("s%d: unexpected error, its users are killed", space.number)
         await _end_unwatched(daemon, space, renewing)
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        for task in (renewing, opening):
+            task.cancel()
+        await asyncio.gather(renewing, opening, return_exceptions=True)
         _answer_add(space, ADD_UNDONE)
+
+
+async def _open(daemon: LeaseDaemon, space: Space, before_active: Coroutine[None, None, None] | None) -> None:
+    if before_active is not None:
+        await before_active
+        if space.dead:
+            return
+    daemon.spaces.move(space, Listed.ACTIVE)
+    daemon.spawn(block_queue.prepare(daemon, space), f"max_sectors_kb s{space.number}")
+    if not space.removal_wanted:
+        _answer_add(space, 0)
+
+
+async def discard(daemon: LeaseDaemon, space: Space) -> None:
+    """It never became ours."""
+    await _release_storage(daemon, space)
+    daemon.spaces.remove(space)
+    _answer_add(space, ADD_UNDONE)
 
 
 async def _keep_renewing(daemon: LeaseDaemon, space: Space) -> None:
@@ -102,8 +132,7 @@ async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Ta
         for client in living:
             client.kill_count += 1
             log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
-            if client.process is not None:
-                daemon.send_signal(client.process, signal.SIGKILL)
+            daemon.signal_client(client, signal.SIGKILL)
         await daemon.clock.sleep(ROUND_S)
     try:
         await _leave(daemon, space, renewing)
@@ -135,7 +164,6 @@ async def _keep_proven(daemon: LeaseDaemon, space: Space) -> None:
 
 
 async def _join(daemon: LeaseDaemon, space: Space) -> int:
-    options = daemon.options
     try:
         space.device = await daemon.open_disk(space.path, float(space.io_timeout))
     except DeadlineError as error:
@@ -144,48 +172,93 @@ async def _join(daemon: LeaseDaemon, space: Space) -> int:
     except StorageError as error:
         log.error("s%d %s", space.number, error)
         return ENODEV
-    link: WatchdogLink = NoWatchdog()
-    if options.use_watchdog:
-        link = WdmdLink(options.watchdog_socket, space.name, space.host_id, options.fire_timeout_s)
+    link = watchdog_link(daemon, space)
     # lease-disk 6.3: our own name in the record is no proof that nothing of our previous run is left.
     trusted = await daemon.record.prove_gone(space.name)
     try:
-        space.lockspace = Lockspace(
-            space.device,
-            daemon.clock,
-            name=space.name,
-            host_id=space.host_id,
-            host_name=daemon.host_name,
-            offset=space.offset,
-            io_timeout=space.io_timeout,
-            fire_timeout=options.fire_timeout_s,
-            set_bitmap_s=options.set_bitmap_s,
-            read_extend_s=options.read_extend_s,
-            history_size=options.renewal_history_size,
-            trust_own_name=trusted,
-            link=link,
-        )
-        space.lockspace.on_notice = lambda notice: daemon.notice(space, notice)
-        space.lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
-        space.lockspace.on_renewal = lambda renewal: _log_renewal(daemon, space, renewal)
-        space.lockspace.hosts.on_new_host = lambda host: _log_new_host(space, host)
-        space.acquire_last_attempt = int(daemon.clock.now())
+        lockspace = make_lockspace(daemon, space, daemon.host_name, link, trust_own_name=trusted)
         if space.removal_wanted:
             return Code.ERROR
-        await space.lockspace.join()
+        await lockspace.join()
     except LeaseError as error:
         log.error("s%d %s", space.number, error)
-        if isinstance(link, WdmdLink):
-            link.close()
+        link.close()
+        daemon.service.drop_watchdog(space.name)
         return error.code
     except BaseException:
-        if isinstance(link, WdmdLink):
-            link.close()
+        link.close()
         raise
     return 0
 
 
+class Link(WatchdogLink, Protocol):
+    """A watchdog connection that may have been an earlier daemon's."""
+
+    def take_over(self, sock: socket.socket | None) -> None:
+        """Go on with that daemon's connection instead of a new one; before `open`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _NoLink(NoWatchdog):
+    """`NoWatchdog` for the daemon."""
+
+    def take_over(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            sock.close()
+
+    def close(self) -> None:
+        pass
+
+
+def watchdog_link(daemon: LeaseDaemon, space: Space) -> Link:
+    """As the options want it."""
+    options = daemon.options
+    if not options.use_watchdog:
+        return _NoLink()
+    link = WdmdLink(options.watchdog_socket, space.name, space.host_id, options.fire_timeout_s)
+    link.on_lost, link.on_again = daemon.flight.watchdog_lost, daemon.flight.watchdog_again
+    link.on_connected = lambda fd: daemon.service.keep_watchdog(space.name, fd)
+    return link
+
+
+def make_lockspace(
+    daemon: LeaseDaemon, space: Space, host_name: str, link: WatchdogLink, *, trust_own_name: bool = False
+) -> Lockspace:
+    """The lease of our host id, not yet joined; it becomes `space.lockspace`. LeaseError for what cannot be."""
+    options = daemon.options
+    assert space.device is not None
+    lockspace = space.lockspace = Lockspace(
+        space.device,
+        daemon.clock,
+        name=space.name,
+        host_id=space.host_id,
+        host_name=host_name,
+        offset=space.offset,
+        io_timeout=space.io_timeout,
+        fire_timeout=options.fire_timeout_s,
+        set_bitmap_s=options.set_bitmap_s,
+        read_extend_s=options.read_extend_s,
+        history_size=options.renewal_history_size,
+        trust_own_name=trust_own_name,
+        link=link,
+    )
+    lockspace.on_notice = lambda notice: daemon.notice(space, notice)
+    lockspace.on_renewal_error = lambda error: _log_renewal_error(daemon, space, error)
+    lockspace.on_renewal = lambda renewal: _note_renewal(daemon, space, renewal)
+    lockspace.hosts.on_new_host = lambda host: _log_new_host(space, host)
+    space.acquire_last_attempt = int(daemon.clock.now())
+    return lockspace
+
+
+def _note_renewal(daemon: LeaseDaemon, space: Space, renewal: Renewal) -> None:
+    daemon.record.renewed(space, renewal.timestamp)
+    _log_renewal(daemon, space, renewal)
+
+
 def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> None:
+    daemon.flight.renewal_error(space, error)
     lockspace = space.membership
     log.error(
         "s%d renewal error %d delta_length %d last_success %d: %s",
@@ -198,6 +271,7 @@ def _log_renewal_error(daemon: LeaseDaemon, space: Space, error: LeaseError) -> 
 
 
 def _log_renewal(daemon: LeaseDaemon, space: Space, renewal: Renewal) -> None:
+    daemon.flight.renewed(space, renewal, daemon.clock.now())
     took = (renewal.read_ms + renewal.write_ms) // 1000
     if took > timing.renewal_interval(space.io_timeout):
         log.error("s%d renewed %d delta_length %d too long", space.number, renewal.timestamp, took)
@@ -275,7 +349,7 @@ class _Keeper:
         found = {
             token.client: None
             for lease in self.daemon.leases.in_space(self.space)
-            if lease.stage is not Stage.ADD
+            if lease.stage is not Stage.ADD or lease.adopting
             for token in lease.tokens
             if not token.client.pid_dead
         }
@@ -312,7 +386,9 @@ class _Keeper:
             log.error("s%d check_our_lease failed %d", space.number, gap)
             if self.lockspace.fail_at < self.lockspace.last_success + timing.fail_after(space.io_timeout):
                 log.error("s%d the watchdog daemon could not be told of the last renewals", space.number)
+        self.daemon.flight.failed(space, self.lockspace.corrupt)
         self.lockspace.fail()
+        self.daemon.record.failed(space)
         log.error("s%d set killing_pids check %d remove %d", space.number, -1, int(space.removal_wanted))
         self.drop_unowned()
 
@@ -321,6 +397,7 @@ class _Keeper:
         marked = self.space.removal_wanted and not self.daemon.forced_shutdown
         log.info("s%d set killing_pids check %d remove %d", self.space.number, 0, int(marked))
         self.lockspace.close_leases()
+        self.daemon.record.failed(self.space)
         self.drop_unowned()
 
     def drop_unowned(self) -> None:
@@ -333,43 +410,49 @@ class _Keeper:
         """Spec 10.3. The next one comes in a second, or when the grace time ends."""
         now = self.daemon.clock.now()
         grace_end = self.lockspace.fail_at + self.daemon.options.kill_grace
+        sent: dict[int, list[Client]] = {}
         for client in self.users():
             if client.kill_count >= MAX_KILLS:
                 continue
             grace_just_ended = client.kill_last < grace_end <= now
             if now - client.kill_last < ROUND_S * 0.9 and not grace_just_ended:
                 continue  # Another lockspace of the same client has seen to it in this second.
-            self.kill(client, now, in_grace=now < grace_end)
+            sent.setdefault(self.kill(client, now, in_grace=now < grace_end), []).append(client)
+        self.daemon.flight.kill_round(self.space, sent)
         self.next_round = now + ROUND_S
         if now < grace_end < self.next_round:
             self.next_round = grace_end
 
-    def kill(self, client: Client, now: float, in_grace: bool) -> None:
+    def kill(self, client: Client, now: float, in_grace: bool) -> int:
+        """The signal; 0 for none, KILLPATH_SHOWN for its killpath."""
         client.kill_count += 1
         client.kill_last = now
         kill = choose_kill(
             phase=self.space.phase,
             in_grace=in_grace,
             kill_grace=self.daemon.options.kill_grace,
-            has_killpath=bool(client.killpath),
+            # It names a process that is no more.
+            has_killpath=bool(client.killpath) and not self.daemon.adopted.has_heirs(client),
             killpath_sent=client.killpath_sent,
             restricted=client.restricted,
         )
         if kill == NOTHING:
-            return  # Its killpath has the grace time to itself; the round counts all the same.
-        shown = 100 if kill.killpath else kill.signal
+            return 0  # Its killpath has the grace time to itself; the round counts all the same.
+        shown = KILLPATH_SHOWN if kill.killpath else kill.signal
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
-        elif client.process is not None:
-            failed = self.daemon.send_signal(client.process, kill.signal)
+        else:
+            failed = self.daemon.signal_client(client, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
+        return shown
 
     def log_stuck(self) -> None:
         log.error("s%d killing pids stuck %d", self.space.number, len(self.users()))
 
     def log_end(self) -> None:
+        self.daemon.flight.clear(self.space)
         loud = self.space.renew_fail or self.space.blocked_checks
         log.log(logging.ERROR if loud else logging.INFO, "s%d all pids clear", self.space.number)
 
@@ -411,6 +494,7 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
         # It waits itself, but not when the storage says at once that it cannot tell.
         await daemon.clock.sleep(SETTLE_RETRY_S)
     await _logged(space, lockspace.link.clear())
+    daemon.service.drop_watchdog(space.name)
     daemon.spaces.move(space, Listed.REM)
     for lease in daemon.leases.in_space(space):
         daemon.forget_lease(lease)
@@ -419,7 +503,8 @@ async def _leave(daemon: LeaseDaemon, space: Space, renewing: asyncio.Task[None]
         log.info("s%d host id %d released", space.number, space.host_id)
     else:
         log.warning("s%d host id %d stays until other hosts see it expire", space.number, space.host_id)
-    daemon.record.left(space.name)
+    daemon.record.left(space)
+    daemon.flight.left(space)
     for sock in space.events:
         sock.close()
     space.events.clear()

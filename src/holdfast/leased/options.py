@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.daemons.log import LOG_INFO, LOG_NONE, LOG_WARNING
 from holdfast.lease import timing
 from holdfast.leased.wire import NAME_SIZE
 
@@ -21,11 +22,6 @@ MAX_SECTORS_KB: Final = 8192
 DEFAULT_MAX_SECTORS_KB: Final = 1024
 MAX_RENEWAL_HISTORY: Final = 1_000_000
 """Entries that may be kept; each takes about 200 bytes, and one comes every 2 x io_timeout seconds."""
-LOG_NONE: Final = -1
-LOG_ERR: Final = 3
-LOG_WARNING: Final = 4
-LOG_INFO: Final = 6
-LOG_DEBUG: Final = 7
 DEFAULT_DEBUG_CMDS: Final = 0xFFFFFFFFFE06FFFF
 """Bit N: command N is logged. Off: the commands that monitoring repeats all the time (spec 16)."""
 DEBUG_RENEWALS: Final = 1
@@ -96,8 +92,12 @@ class DaemonOptions:
     syslog_priority: int = LOG_NONE
     names_log_priority: int = LOG_WARNING
     """Accepted, without effect, as in the original."""
+    recorder: str | None = None
+    """Path of the flight recorder; None: what happened before a reset is not recorded."""
     storage_faults: str | None = None
     """Test hook: path of a fault plan; every disk is wrapped in `storage.faults`."""
+    resume: bool = True
+    """False: never go on with what an earlier daemon left; end its processes before a lockspace is joined."""
     parent_pid: int = 0
     """Leave as soon as this process is gone (a private daemon embedded in a program). 0: stay."""
 

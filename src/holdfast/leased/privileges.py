@@ -1,4 +1,4 @@
-"""What the daemon's process takes and gives up: limits, user and group, memory, priority (spec lease-wire 2, 16).
+"""What the daemon's process takes and gives up: limits, user and group (spec lease-wire 2, 16).
 
 Nothing here but the change of user may keep the daemon from serving: each failure is one log line. What survives
 that change, so that a daemon that is not root any more can still end processes of any user, is in `capabilities`.
@@ -18,12 +18,7 @@ from holdfast.leased.spawning import where_forks_happen
 
 log = logging.getLogger(__name__)
 
-OOM_SCORE: Final = -1000
-"""Never chosen by the OOM killer: its death would cost the host."""
-
 _PR_SET_DUMPABLE: Final = 4
-_MCL_CURRENT: Final = 1
-_MCL_FUTURE: Final = 2
 _LIMITS: Final = ("RLIMIT_MEMLOCK", "RLIMIT_RTPRIO", "RLIMIT_CORE")
 
 
@@ -74,33 +69,3 @@ def _groups(uid: int | None, gid: int) -> list[int]:
         return os.getgrouplist(pwd.getpwuid(uid or 0).pw_name, gid)
     except KeyError:
         return [gid]
-
-
-def protect_from_oom_killer() -> None:
-    """To be called as root."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(OOM_SCORE))
-    except OSError as error:
-        log.info("OOM score stays: %s", error.strerror)
-
-
-def raise_priority(options: DaemonOptions) -> None:
-    """SCHED_RR at the highest priority; children start without it."""
-    if not options.high_priority:
-        return
-    try:
-        highest = os.sched_param(os.sched_get_priority_max(os.SCHED_RR))
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, highest)
-    except OSError as error:
-        log.error("set scheduler RR|RESET_ON_FORK priority failed: %s", error.strerror)
-
-
-def lock_memory(options: DaemonOptions) -> None:
-    """Level 1 what is mapped now, from 2 on what will be mapped too."""
-    if options.mlock_level <= 0:
-        return
-    flags = _MCL_CURRENT | (_MCL_FUTURE if options.mlock_level > 1 else 0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(flags):
-        log.error("mlockall failed: %s", os.strerror(ctypes.get_errno()))

@@ -1,12 +1,14 @@
-"""What must be known after a crash of the daemon: which processes hold leases of which lockspaces.
+"""The journal of this run, `RUNDIR/holdfast.record`: what a daemon that was killed leaves to its successor.
 
 Closes the hole of spec lease-disk 6.3. A daemon that comes back under its old host name would own its host id
 again within seconds, with a new generation, and all other hosts would take the leases of the old one, while the
-processes that hold them still run. So each hold is written down, in the run directory (tmpfs: a reboot removes
-it), before the lease is taken; a restarted daemon uses the shortcut only after those processes are proven gone.
+processes that hold them still run. So each hold is written down before the lease is taken. A successor goes on
+under the same generation where it can prove that it may (`resume`); where it cannot, it joins only after the
+recorded processes are proven gone.
 
-The file is a journal of lines, replayed at start. Appending costs microseconds; it is rewritten when it has grown.
-Without a configured host name there is no shortcut and nothing is recorded.
+Appending costs microseconds: one line before an acquire, one after a release; everything else rides along or is
+rare. The file is rewritten, from the daemon's own tables, when it has doubled. It lies in the run directory
+(tmpfs); `run_tag` tells whether it is of this boot and of these namespaces, because pids mean nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -14,255 +16,417 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-from functools import lru_cache
-from typing import Final
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
+from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code, LeaseError
+from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
-from holdfast.leased.processes import Process, start_time
+from holdfast.leased.holders import end_holder
+from holdfast.leased.journal import (
+    CONFIG_ORPHANS,
+    CONFIG_USED,
+    FLAG_LVB,
+    ORPHAN,
+    UNKNOWN_START,
+    Holder,
+    Journal,
+    RecordedClient,
+    RecordedLease,
+    RecordedSpace,
+    replay,
+)
+from holdfast.leased.leases import LocalLease, Stage, Token
+from holdfast.leased.peer_sockets import SocketTable
+from holdfast.leased.spaces import Listed, Space
+
+if TYPE_CHECKING:
+    from holdfast.leased.core import LeaseDaemon
 
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "holdfast.record"
-FORMAT: Final = "holdfast-record 1"
 REWRITE_BYTES: Final = 262144
-KILL_WAIT_S: Final = 5.0
-"""How long a killed process of the previous run may take to be gone."""
-POLL_S: Final = 0.05
-
-UNKNOWN_START: Final = 0
-
-Holder = tuple[int, int]
-"""pid, start time in clock ticks since boot."""
-
-ORPHAN: Final[Holder] = (0, 0)
-"""In place of a process: leases that are held without one."""
+"""Rewritten at this size at the earliest."""
+FLUSH_S: Final = 0.1
+"""Lines that storage could tell as well are written together with the next one, or after this time."""
+MAX_PENDING_BYTES: Final = 16384
 
 
-def replay(text: str) -> dict[str, set[Holder]]:
-    """Lockspaces that were joined when the journal ended, with the processes that held leases in them.
-
-    ValueError for anything that is not such a journal. A last line without its newline was never promised.
-    """
-    lines = text.split("\n")[:-1]
-    if not lines:
-        return {}
-    if lines[0] != FORMAT:
-        raise ValueError(f"first line is {lines[0]!r}, not {FORMAT!r}")
-    spaces: dict[str, set[Holder]] = {}
-    for line in lines[1:]:
-        word, *rest = line.split(" ", 3)
-        if word == "join":
-            spaces.setdefault(_unquote(rest[0]), set())
-        elif word == "left":
-            spaces.pop(_unquote(rest[0]), None)
-        elif word in ("hold", "drop"):
-            holder = (int(rest[1]), int(rest[2]))
-            holders = spaces.setdefault(_unquote(rest[0]), set())
-            if word == "hold":
-                holders.add(holder)
-            else:
-                holders.discard(holder)
-        else:
-            raise ValueError(f"unknown line {line!r}")
-    return spaces
+def run_tag() -> str:
+    """Names this boot and the namespaces that give pids and clocks their meaning."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        parts = [file.read().strip()]
+    for name in ("pid", "time"):
+        try:
+            parts.append(os.readlink(f"/proc/self/ns/{name}"))
+        except OSError:
+            parts.append(name)  # A kernel without that namespace has one of it.
+    return ",".join(parts)
 
 
-def _quote(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").hex()
-
-
-# The same few processes take and drop leases all day.
-@lru_cache(maxsize=1024)
-def _line(word: str, space_name: str, holder: Holder) -> str:
-    return f"{word} {_quote(space_name)} {holder[0]} {holder[1]}"
-
-
-@lru_cache(maxsize=1024)
-def _bytes_of(line: str) -> bytes:
-    return (line + "\n").encode("ascii")
-
-
-def _unquote(text: str) -> str:
-    return bytes.fromhex(text).decode("utf-8", "surrogateescape")
+class RecordUnwritable(Exception):
+    """No journal of this run can be begun, so no lease could be taken. What the previous run left is untouched."""
 
 
 class RunRecord:
     """The journal of this run, and what the previous one left behind."""
 
-    def __init__(self, run_dir: str, enabled: bool) -> None:
-        self._path = os.path.join(run_dir, FILE_NAME)
-        self._enabled = enabled
+    def __init__(self, run_dir: str) -> None:
+        self.path = os.path.join(run_dir, FILE_NAME)
+        self.previous = Journal()
+        """What is not settled yet: each lockspace until it is resumed, or proven unused, or waited out."""
+        self.send_signal: Callable[[Process, int], int] = Process.signal
+        """How what the previous run left is ended."""
+        self.sockets: SocketTable | None = None
+        self._snapshot: Callable[[], Journal] = Journal
+        self._tag = run_tag()
         self._fd = -1
         self._bytes = 0
-        self._spaces: dict[str, dict[Holder, int]] = {}
-        self._previous: dict[str, set[Holder]] = {}
-        self._previous_unknown = False
+        self._rewrite_at = REWRITE_BYTES
+        self._broken = False
+        self._pending: list[str] = []
+        self._pending_bytes = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
 
-    def open(self) -> None:
-        """Read what is there, and begin a new journal that still contains what is not yet settled."""
-        if not self._enabled:
-            return
+    def read(self) -> None:
+        """Learn what the previous run left. Nothing is changed."""
         try:
-            with open(self._path, encoding="ascii") as file:
-                self._previous = replay(file.read())
+            self.previous = self._read()
         except FileNotFoundError:
-            pass  # The previous run ended properly, or the host was booted since.
-        except (OSError, ValueError, IndexError) as error:
-            log.error("%s: %s; host ids with our name will be waited out", self._path, error)
-            self._previous_unknown = True
-        self._rewrite()
+            pass  # It ended properly, or the host was booted since.
+        except (OSError, ValueError) as error:
+            log.error("%s: %s; host ids with our name will be waited out", self.path, error)
+            self.previous = Journal(unknown=True)
+
+    def _read(self) -> Journal:
+        fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            info = os.fstat(fd)
+            # The directory may be open to a group: processes are not killed on the word of just anybody.
+            if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+                raise ValueError("not a file that only we may write")
+            if info.st_size > journal.MAX_BYTES:
+                raise ValueError(f"{info.st_size} bytes are too many")
+            found = replay(file.read(journal.MAX_BYTES + 1).decode("ascii"))
+        if not found.run or found.run == self._tag:
+            return found
+        if found.run.split(",")[0] != self._tag.split(",")[0]:
+            log.info("%s is of an earlier boot: nothing of it is left", self.path)
+            return Journal()
+        raise ValueError("written in another pid or time namespace")
+
+    def start(self, snapshot: Callable[[], Journal]) -> None:
+        """Begin this run's journal; `snapshot` gives what is so now, at any time. RecordUnwritable."""
+        self._snapshot = snapshot
+        try:
+            self._rewrite()
+        except OSError as error:
+            raise RecordUnwritable(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def conservative(self) -> None:
+        """Adopt nothing: of the previous run only the processes count, as those of format 1."""
+        for name in list(self.previous.spaces):
+            self.previous.only_holders(name)
+        self.previous.clients.clear()
+
+    # -- writing -------------------------------------------------------------------------------------------
 
     def _rewrite(self) -> None:
-        lines = [FORMAT]
-        for name, previous in self._previous.items():
-            lines.append(f"join {_quote(name)}")
-            lines += [f"hold {_quote(name)} {pid} {start}" for pid, start in sorted(previous)]
-        for name, holders in self._spaces.items():
-            lines.append(f"join {_quote(name)}")
-            lines += [f"hold {_quote(name)} {pid} {start}" for pid, start in holders]
-        if self._previous_unknown:
-            lines[0] = "unknown"
-        temporary = self._path + ".new"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        data = ("\n".join(lines) + "\n").encode("ascii")
-        os.write(fd, data)
-        os.rename(temporary, self._path)
+        self._pending.clear()
+        self._pending_bytes = 0
+        text = "".join([f"{journal.FORMAT}\nrun {self._tag}\n", *self._snapshot().lines()])
+        temporary = self.path + ".new"
+        data = text.encode("ascii")
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(28, "no space left")
+            os.rename(temporary, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
         self._bytes = len(data)
+        self._rewrite_at = max(REWRITE_BYTES, 2 * len(data))
+        self._broken = False
 
     def _append(self, line: str) -> bool:
-        """False when it could not be written (the run directory is full); logged."""
+        """Now, with everything that waited. False when it could not be written (the directory is full); logged."""
         if self._fd < 0:
             return True
+        if self._pending:
+            line = "".join(self._pending) + line
+            self._pending.clear()
+            self._pending_bytes = 0
         try:
-            if self._bytes > REWRITE_BYTES:
+            if self._broken:
+                # The last line was cut; nothing may follow it.
                 self._rewrite()
-                return True
-            data = _bytes_of(line)
+            data = line.encode("ascii")
             written = os.write(self._fd, data)
         except OSError as error:
-            log.error("%s: %s", self._path, error)
+            log.error("%s: %s", self.path, error)
+            self._broken = True
+            return False
+        if written != len(data):
+            self._broken = True
             return False
         self._bytes += written
-        return written == len(data)
-
-    def joined(self, space_name: str, host_id: int, generation: int) -> None:
-        """Processes may hold leases in it now. What the previous run left there is over: proven, or waited out."""
-        if self._enabled:
-            self._previous.pop(space_name, None)
-            self._spaces.setdefault(space_name, {})
-            self._append(f"join {_quote(space_name)}")
-
-    def left(self, space_name: str) -> None:
-        """Nobody uses it any more."""
-        if self._enabled and self._spaces.pop(space_name, None) is not None:
-            self._append(f"left {_quote(space_name)}")
-
-    def holds(self, client: Client, space_name: str) -> None:
-        """Before the process gets a lease there. Counted: several connections may share a pid.
-
-        LeaseError ERROR when it cannot be written down: then the process must not get the lease.
-        """
-        if not self._enabled or client.process is None:
-            return
-        if not self._count(space_name, _holder(client)):
-            raise LeaseError(Code.ERROR, f"{self._path} cannot be written")
-
-    def holds_no_more(self, client: Client, space_name: str) -> None:
-        """One lease less."""
-        if self._enabled and client.process is not None:
-            self._uncount(space_name, _holder(client))
-
-    def orphaned(self, space_name: str) -> None:
-        """A lease has no process any more and stays held: after a crash nothing proves that it is unused."""
-        if self._enabled:
-            self._count(space_name, ORPHAN)
-
-    def orphan_gone(self, space_name: str) -> None:
-        """It was adopted, released, or its lockspace ended."""
-        if self._enabled:
-            self._uncount(space_name, ORPHAN)
-
-    def _count(self, space_name: str, holder: Holder) -> bool:
-        holders = self._spaces.setdefault(space_name, {})
-        count = holders.get(holder, 0)
-        if not count and not self._append(_line("hold", space_name, holder)):
-            return False
-        holders[holder] = count + 1
+        if self._bytes > self._rewrite_at:
+            self._compact()
         return True
 
-    def _uncount(self, space_name: str, holder: Holder) -> None:
-        holders = self._spaces.get(space_name)
-        if holders is None or holder not in holders:
+    def _compact(self) -> None:
+        try:
+            self._rewrite()
+        except OSError as error:
+            # The long file is as good; it is tried again when that has doubled.
+            log.error("%s: %s", self.path, error)
+            self._rewrite_at *= 2
+
+    def _append_soon(self, line: str) -> None:
+        """For what a successor could find out on storage: no system call of its own."""
+        if self._fd < 0:
             return
-        holders[holder] -= 1
-        if not holders[holder]:
-            del holders[holder]
-            self._append(_line("drop", space_name, holder))
+        self._pending.append(line)
+        self._pending_bytes += len(line)
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            self._append("")
+        elif self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        if self._pending:
+            self._append("")
+
+    def _stop(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if self._pending:
+            self._append("")
+        os.close(self._fd)
+        self._fd = -1
+
+    def close(self) -> None:
+        """A proper end: nobody holds anything. What the previous run left unsettled is kept."""
+        if self._fd < 0:
+            return
+        self._stop()
+        previous = self.previous
+        if not previous.spaces and not previous.old_holders and not previous.unknown:
+            os.unlink(self.path)
+
+    def keep(self) -> None:
+        """The end of this process, but not of what it records: a successor goes on."""
+        if self._fd >= 0:
+            self._stop()
+
+    # -- lockspaces ----------------------------------------------------------------------------------------
+
+    def joined(self, space: Space) -> None:
+        """Processes may hold leases in it now.
+
+        What the previous run left there is over, proven or waited out; or it goes on: `resume` settles its leases.
+        """
+        if space.resumed_generation:
+            self.previous.spaces.pop(space.name, None)
+        else:
+            self.previous.forget_space(space.name)
+        self.configured(space)
+
+    def configured(self, space: Space) -> None:
+        """It is joined, or its settings changed."""
+        self._append(journal.join_line(recorded_space(space)))
+
+    def renewed(self, space: Space, timestamp: int) -> None:
+        self._append(journal.renew_line(space.name, timestamp))
+
+    def failed(self, space: Space) -> None:
+        """Lost or being removed: it can never be resumed (rule 15)."""
+        self._append(f"failed {journal.quote(space.name)}\n")
+
+    def left(self, space: Space) -> None:
+        """Nobody uses it any more."""
+        self._append(f"left {journal.quote(space.name)}\n")
+
+    # -- clients -------------------------------------------------------------------------------------------
+
+    def client(self, client: Client) -> None:
+        """It registered, or what must be known to end it changed."""
+        if client.process is not None:
+            self._append(journal.client_line(recorded_client(client)))
+
+    def client_gone(self, client: Client) -> None:
+        """Its slot is free."""
+        if client.process is not None:
+            self._append_soon(f"end {client.ci}\n")
+
+    # -- leases --------------------------------------------------------------------------------------------
+
+    def take(self, client: Client, local: LocalLease, persistent: bool) -> None:
+        """Before the client gets the lease. LeaseError ERROR when it cannot be written down: then it must not."""
+        flags = (wire.RES_SHARED if local.shared else 0) | (wire.RES_PERSISTENT if persistent else 0)
+        if local.lvb:
+            flags |= FLAG_LVB
+        disk = local.resource.disks[0]
+        if not self._append(journal.take_line(*local.key, client.ci, flags, disk.offset, disk.path)):
+            raise LeaseError(Code.ERROR, f"{self.path} cannot be written")
+
+    def taken(self, local: LocalLease) -> None:
+        """The lease is on storage, with this version and mode."""
+        self._append_soon(journal.lver_line(*local.key, local.lver, local.shared))
+
+    def converted(self, local: LocalLease) -> None:
+        """Before the client is told."""
+        self._append(journal.lver_line(*local.key, local.lver, local.shared))
+
+    def dropped(self, token: Token) -> None:
+        """One of several holders is out."""
+        space, name = token.local.key
+        self._append(f"drop {journal.quote(space)} {journal.quote(name)} {token.client.ci}\n")
+
+    def leaving(self, local: LocalLease) -> None:
+        """Nobody's any more, and it takes longer to tell storage."""
+        self._append(journal.lease_line("rem", *local.key))
+
+    def freed(self, local: LocalLease) -> None:
+        """It is over."""
+        self._append(journal.lease_line("free", *local.key))
+
+    def orphaned(self, local: LocalLease) -> None:
+        space, name = local.key
+        self._append(f"orphan {journal.quote(space)} {journal.quote(name)} {local.pid}\n")
+
+    def value(self, local: LocalLease) -> None:
+        """A changed LVB, before its client is told."""
+        if local.lease is not None and local.lease.lvb is not None:
+            space, name = local.key
+            self._append(f"lvb {journal.quote(space)} {journal.quote(name)} {local.lease.lvb.hex()}\n")
+
+    def internal(self, lease: RecordedLease) -> None:
+        """Before the internal lease of a resource index is taken. LeaseError ERROR as `take`."""
+        if not self._append("".join(journal.lease_lines(lease))):
+            raise LeaseError(Code.ERROR, f"{self.path} cannot be written")
+
+    def internal_freed(self, lease: RecordedLease) -> None:
+        self._append(journal.lease_line("free", *lease.key))
+
+    # -- the previous run ----------------------------------------------------------------------------------
 
     async def prove_gone(self, space_name: str) -> bool:
         """Whether nothing of the previous run uses the lockspace any more: kills what does, and looks.
 
         False: the host id must be waited out like a stranger's.
         """
-        if not self._enabled:
-            return True
-        if self._previous_unknown:
+        previous = self.previous
+        if previous.unknown:
             return False
-        holders = self._previous.get(space_name)
-        if holders is None:
-            return True
-        gone = True
-        for pid, start in sorted(holders):
-            gone = await _kill_and_see(pid, start) and gone
-        if gone:
-            del self._previous[space_name]
-            self._append(f"left {_quote(space_name)}")
+        holders = previous.holders_of(space_name)
+        orphaned = any(lease.orphan for lease in previous.leases_of(space_name))
+        gone = not orphaned or _log_orphans()
+        outcomes = await asyncio.gather(*[self._end(holder) for holder in sorted(holders)])
+        gone = all(outcomes) and gone
+        if gone and (space_name in previous.spaces or space_name in previous.old_holders):
+            previous.forget_space(space_name)
+            self._append(f"left {journal.quote(space_name)}\n")
         return gone
 
-    def close(self) -> None:
-        """A proper end: nobody holds anything. What the previous run left unsettled is kept."""
-        if self._fd < 0:
-            return
-        os.close(self._fd)
-        self._fd = -1
-        if not self._previous and not self._previous_unknown:
-            os.unlink(self._path)
+    async def _end(self, holder: Holder) -> bool:
+        return _log_orphans() if holder == ORPHAN else await end_holder(self.sockets, holder, self.send_signal)
 
 
-def _holder(client: Client) -> Holder:
+def _log_orphans() -> bool:
+    log.error("the previous run left orphan leases: nobody can tell whether they are in use")
+    return False
+
+
+# -- what is so now ----------------------------------------------------------------------------------------
+
+
+def recorded_client(client: Client) -> RecordedClient:
     assert client.process is not None
-    return client.process.pid, client.process.start or UNKNOWN_START
+    return RecordedClient(
+        client.ci,
+        client.tag or "0",
+        client.process.pid,
+        client.process.start or UNKNOWN_START,
+        client.restricted,
+        client.killpath_wants_pid,
+        client.name,
+        client.killpath,
+        client.killargs,
+        client.sockets,
+    )
 
 
-async def _kill_and_see(pid: int, start: int) -> bool:
-    if (pid, start) == ORPHAN:
-        log.error("the previous run left orphan leases: nobody can tell whether they are in use")
-        return False
-    if start == UNKNOWN_START:
-        # /proc did not tell (hidepid): whoever has the number now may be it.
-        whoever = Process(pid)
-        gone = whoever.is_gone()
-        whoever.close()
-        return gone
-    if start_time(pid) != start:
-        return True
-    process = Process(pid)
-    try:
-        # The start time is compared again behind the pidfd: the number may have been reused in between.
-        if process.start != start:
-            return True
-        log.error("process %d of the previous run holds leases: SIGKILL", pid)
-        process.signal(signal.SIGKILL)
-        for _ in range(int(KILL_WAIT_S / POLL_S)):
-            if process.is_gone():
-                return True
-            await asyncio.sleep(POLL_S)
-        log.error("process %d of the previous run does not die", pid)
-        return False
-    finally:
-        process.close()
+def recorded_space(space: Space) -> RecordedSpace:
+    lockspace = space.membership
+    config = (CONFIG_USED if space.external_used else 0) | (CONFIG_ORPHANS if space.used_by_orphans else 0)
+    return RecordedSpace(
+        space.name,
+        space.host_id,
+        lockspace.generation,
+        space.io_timeout,
+        space.offset,
+        space.path,
+        lockspace.host_name,
+        config,
+        lockspace.last_success,
+    )
+
+
+def _recorded_lease(local: LocalLease) -> RecordedLease:
+    disk = local.resource.disks[0]
+    lease = local.lease
+    found = RecordedLease(
+        *local.key,
+        disk.path,
+        disk.offset,
+        (wire.RES_SHARED if local.shared else 0) | (FLAG_LVB if local.lvb else 0),
+        {token.client.ci: token.persistent for token in local.tokens},
+        shared=local.shared,
+        lver=local.lver,
+        leaving=local.stage is Stage.REM,
+        orphan=local.stage is Stage.ORPHAN,
+        pid=max(local.pid, 0),
+    )
+    if lease is not None and lease.lvb is not None and lease.lvb_dirty:
+        found.lvb = bytes(lease.lvb)
+    return found
+
+
+def snapshot(daemon: LeaseDaemon) -> Journal:
+    """What is so now, in the daemon's tables, and what of the previous run is not settled."""
+    previous = daemon.record.previous
+    now = Journal(unknown=previous.unknown, old_holders=dict(previous.old_holders))
+    dead: list[str] = []
+    for client in daemon.clients:
+        if client.registered and client.process is not None and not client.pid_dead:
+            now.clients[client.ci] = recorded_client(client)
+    for space in daemon.spaces:
+        if space.lockspace is None or not space.lockspace.joined or space.listed is Listed.REM:
+            continue
+        now.spaces[space.name] = recorded_space(space)
+        dead += [space.name] if space.dead else []
+    for name, recorded in previous.spaces.items():
+        now.spaces.setdefault(name, recorded)
+    now.leases.update(previous.leases)
+    for local in daemon.leases:
+        if local.space.name in now.spaces and not local.adopting:
+            now.leases[local.key] = _recorded_lease(local)
+    for key, internal in daemon.internal_leases.items():
+        now.leases[key] = internal
+    for name in dead:
+        now.only_holders(name)
+    return now

@@ -26,6 +26,8 @@ ROUND_S: Final = 1.0
 
 
 class Phase(enum.Enum):
+    """How far the end of a lockspace has come."""
+
     HEALTHY = 0
     FAILING = 1
     """The lease of our host id is lost or expired."""
@@ -37,6 +39,8 @@ class Phase(enum.Enum):
 
 
 class Event(enum.Enum):
+    """What is so at this look, the most urgent thing only."""
+
     WARN = "no renewal for 6·io"
     LOST = "no renewal for 8·io, or a corrupt result"
     REMOVE = "removal or forced shutdown wanted"
@@ -46,6 +50,8 @@ class Event(enum.Enum):
 
 
 class Action(enum.Enum):
+    """What the watcher is told to do, by its name."""
+
     LOG_WARNING = enum.auto()
     BEGIN_FAILING = enum.auto()
     """Seal the lockspace: no lease write from now on."""

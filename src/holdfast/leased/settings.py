@@ -18,12 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from holdfast.daemons.log import LOG_DEBUG, LOG_ERR, LOG_NONE
 from holdfast.lease import timing
 from holdfast.leased.options import (
     DEFAULT_DEBUG_CMDS,
-    LOG_DEBUG,
-    LOG_ERR,
-    LOG_NONE,
     MAX_FIRE_TIMEOUT_S,
     MAX_KILL_GRACE_S,
     MAX_RENEWAL_HISTORY,
@@ -38,6 +36,7 @@ MAX_NUMBER: Final = (1 << 31) - 1
 MAX_TEXT: Final = 4096
 MIN_WORKER_THREADS: Final = 2
 HOST_RUN_DIR: Final = "/run/sanlock"
+HOST_RECORDER: Final = "/var/lib/holdfast/flight-lease.ring"
 HOST_LOGFILE: Final = "/var/log/sanlock.log"
 """Log file of the daemon of the host; a private one has none unless it is told."""
 DEFAULT_USER: Final = "sanlock"
@@ -250,6 +249,8 @@ def _settings() -> tuple[Setting, ...]:
             "syslog or journal up to it",
         ),
         Setting("names_log_priority", "names_log_priority", int, _PRIORITY, "names_log_priority"),
+        Setting("resume", "resume", bool, _flag),
+        Setting("recorder", "recorder", str, _path),
         Setting("foreground", "foreground", bool, _flag, spoken=False),
         Setting("storage_faults", "storage_faults", str, _text, spoken=False),
         Setting("parent_pid", "parent_pid", int, whole(1), spoken=False),
@@ -440,6 +441,7 @@ def resolve(
         values.setdefault("syslog_priority", LOG_ERR)
         if values["run_dir"] == HOST_RUN_DIR:
             values.setdefault("logfile", HOST_LOGFILE)
+            values.setdefault("recorder", HOST_RECORDER)
         for name in ("user", "group"):
             if name not in names and _default_identity_exists():
                 names[name] = DEFAULT_USER
@@ -502,6 +504,7 @@ _CHOSEN: Final = {
     "set_bitmap_s": "6 x io_timeout of the lockspace",
     "renewal_read_extend_s": "io_timeout of the lockspace",
     "logfile": "none",
+    "recorder": "nothing is recorded",
     "user": "the user who starts it",
     "group": "the group of who starts it",
 }

@@ -20,7 +20,8 @@ from holdfast.leased.recovery import Phase
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def _lockspace(call: Call) -> wire.Lockspace:
 
 
 async def add_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Join a lockspace; answered when that is decided, with ASYNC at once (spec 9.2)."""
     wanted = _lockspace(call)
     io_timeout = call.header.data or daemon.options.io_timeout_s
     refusal = daemon.spaces.refuse_add(wanted)
@@ -57,6 +59,7 @@ async def add_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def inq_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """0 active, -115 being added or removed, -2 not there; WAIT: not before it is one of the others (9.3)."""
     wanted = _lockspace(call)
     result = daemon.spaces.inquire(wanted)
     if call.header.cmd_flags & wire.INQ_WAIT:
@@ -67,6 +70,7 @@ async def inq_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def rem_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Leave a lockspace, killing its users; answered when it is gone, with ASYNC at once (spec 9.4)."""
     wanted, flags = _lockspace(call), call.header.cmd_flags
     space = daemon.spaces.find(wanted)
     refusal = 0
@@ -95,21 +99,28 @@ def want_removal(space: Space) -> None:
     space.wake()
 
 
+def _echo(call: Call, result: int = 0) -> bytes:
+    """The reply of a main-loop command: data2 goes back as it came."""
+    return wire.encode_reply(call.header, result, call.header.data2)
+
+
 def set_config(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Whether users unknown to the daemon, or orphans, hold up the end of a lockspace (spec 10.5, 14.4)."""
     space = daemon.spaces.active(_lockspace(call).name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     wanted = call.header.data
     if wanted in (wire.CONFIG_USED, wire.CONFIG_USED_BY_ORPHANS) and space.phase is not Phase.HEALTHY:
-        return wire.encode_reply(call.header, ENOSPC)
+        return _echo(call, ENOSPC)
     if wanted in (wire.CONFIG_USED, wire.CONFIG_UNUSED):
         space.external_used = wanted == wire.CONFIG_USED
     elif wanted in (wire.CONFIG_USED_BY_ORPHANS, wire.CONFIG_UNUSED_BY_ORPHANS):
         space.used_by_orphans = wanted == wire.CONFIG_USED_BY_ORPHANS
     else:
-        return wire.encode_reply(call.header, EINVAL)
+        return _echo(call, EINVAL)
+    daemon.record.configured(space)
     space.wake()
-    return wire.encode_reply(call.header)
+    return _echo(call)
 
 
 # -- events ------------------------------------------------------------------------------------------------
@@ -119,16 +130,16 @@ def reg_event(daemon: LeaseDaemon, call: Call) -> bytes | None:
     """The connection becomes an event descriptor: only `event_cb` messages go out from now on."""
     wanted = _lockspace(call)
     if not wanted.name:
-        return wire.encode_reply(call.header, EINVAL)
+        return _echo(call, EINVAL)
     space = daemon.spaces.active(wanted.name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     _clean_events(space)
     if len(space.events) >= wire.MAX_EVENT_FDS:
-        return wire.encode_reply(call.header, ENOCSI)
-    sock = daemon.detach(call.connection)
+        return _echo(call, ENOCSI)
+    sock = daemon.connections.detach(call.connection)
     try:
-        sock.send(wire.encode_reply(call.header))
+        sock.send(_echo(call))
     except OSError:
         sock.close()
         return None
@@ -137,11 +148,15 @@ def reg_event(daemon: LeaseDaemon, call: Call) -> bytes | None:
 
 
 def end_event(daemon: LeaseDaemon, call: Call) -> bytes:
-    space = daemon.spaces.active(_lockspace(call).name)
+    """Close the event descriptors whose clients have said that they are done."""
+    wanted = _lockspace(call)
+    if not wanted.name:
+        return _echo(call, EINVAL)
+    space = daemon.spaces.active(wanted.name)
     if space is None:
-        return wire.encode_reply(call.header, ENOENT)
+        return _echo(call, ENOENT)
     _clean_events(space)
-    return wire.encode_reply(call.header)
+    return _echo(call)
 
 
 def _clean_events(space: Space) -> None:
@@ -164,6 +179,7 @@ def _end(space: Space, sock: socket.socket) -> None:
 
 
 async def set_event(daemon: LeaseDaemon, call: Call) -> bytes:
+    """What the next renewals tell other hosts, or no longer (spec 14.1). -16 while another event is on its way."""
     wanted, event, flags = _lockspace(call), call.payload.event, call.header.cmd_flags
     assert event is not None
     if not wanted.name or not 1 <= event.host_id <= MAX_HOST_ID:

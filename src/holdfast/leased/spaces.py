@@ -55,11 +55,18 @@ class Space:
         self.used_by_orphans = False
         self.blocked_checks = 0
         self.lockspace: Lockspace | None = None
+        self.resumed_generation = 0
+        """Of the daemon before us, whose membership this is to go on with; 0: joined by this one."""
+        self.resumed_link: socket.socket | None = None
+        """The watchdog connection that came with it."""
+        self.renewing: asyncio.Task[None] | None = None
         self.device: Device | None = None
         self.kept_devices: list[Device] = []
         """Of leases that are over, but for a leader write that may still arrive."""
         self.events: list[socket.socket] = []
         self.rindex_busy = False
+        self.internal_leftovers: set[tuple[str, str]] = set()
+        """Records of internal leases of resource indexes that could not be given back at once."""
         self.operations = 0
         self.acquire_last_attempt = 0
         self.set_max_sectors_kb = 0

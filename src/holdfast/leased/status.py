@@ -1,6 +1,7 @@
 """The status family of replies: what the daemon knows, as states and strings (spec lease-wire section 13).
 
-Read only; nothing here waits or changes anything.
+Read only; nothing here waits or changes anything. Where spec section 4 gives data2 no meaning, the main-loop
+commands of the original send the request's back, and so do we.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.wire import State, StatusItem
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 EAGAIN: Final = -11
 ENOENT: Final = -2
@@ -42,13 +44,16 @@ def status(daemon: LeaseDaemon, call: Call) -> bytes:
                 _space_item(daemon, space) for space in daemon.spaces.listed(Listed.ACTIVE, Listed.ADD, Listed.REM)
             ]
             if last != _UP_TO_LOCKSPACES:
-                return _reply(call, items, _lease_items(daemon))
-    return _reply(call, items)
+                return _until_eof(call, 0, call.header.data2, items, _lease_items(daemon))
+    return _until_eof(call, 0, call.header.data2, items)
 
 
-def _reply(call: Call, items: list[StatusItem], encoded: Iterable[bytes] = ()) -> bytes:
+def _until_eof(
+    call: Call, result: int, data2: int, items: Iterable[StatusItem] = (), encoded: Iterable[bytes] = ()
+) -> bytes:
+    """A header that counts itself only, and states until the connection ends."""
     body = b"".join([*[item.encode() for item in items], *encoded])
-    return wire.encode_reply(call.header, 0, 0, body, length=wire.HEADER_SIZE)
+    return wire.encode_reply(call.header, result, data2, body, length=wire.HEADER_SIZE)
 
 
 def _daemon_item(daemon: LeaseDaemon) -> StatusItem:
@@ -112,7 +117,7 @@ def _space_item(daemon: LeaseDaemon, space: Space) -> StatusItem:
             ("io_timeout", space.io_timeout),
             ("sector_size", geometry.sector_size if geometry else 0),
             ("align_size", geometry.align_size if geometry else 0),
-            ("host_generation", lockspace.generation if lockspace else 0),
+            ("host_generation", (lockspace.generation if lockspace else 0) or space.resumed_generation),
             ("renew_fail", int(space.renew_fail)),
             ("space_dead", int(space.dead)),
             ("killing_pids", {Phase.HEALTHY: 0, Phase.STUCK: 2}.get(space.phase, 1)),
@@ -165,7 +170,7 @@ def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
     """HOST_STATUS: every host id ever seen in use, ascending."""
     space = _named(daemon, call)
     if space is None:
-        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+        return _until_eof(call, ENOSPC, call.header.data2)
     items = []
     for host in space.lockspace.hosts.records() if space.lockspace else ():
         text = wire.format_pairs(
@@ -181,7 +186,7 @@ def host_status(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_HOST, host.host_id, host.timestamp, "", text).encode())
-    return wire.encode_reply(call.header, 0, 0, b"".join(items), length=wire.HEADER_SIZE)
+    return _until_eof(call, 0, call.header.data2, (), items)
 
 
 def _named(daemon: LeaseDaemon, call: Call) -> Space | None:
@@ -193,7 +198,7 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
     """RENEWAL: the history, oldest first."""
     space = _named(daemon, call)
     if space is None:
-        return wire.encode_reply(call.header, ENOSPC, length=wire.HEADER_SIZE)
+        return _until_eof(call, ENOSPC, call.header.data2)
     items = []
     history = space.lockspace.history if space.lockspace else ()
     for one in itertools.islice(history, max(len(history) - MAX_SHOWN_RENEWALS, 0), None):
@@ -207,7 +212,7 @@ def renewal(daemon: LeaseDaemon, call: Call) -> bytes:
             ]
         )
         items.append(State(wire.STATE_RENEWAL, 0, one.timestamp, "", text).encode())
-    return wire.encode_reply(call.header, 0, space.io_timeout, b"".join(items), length=wire.HEADER_SIZE)
+    return _until_eof(call, 0, space.io_timeout, (), items)
 
 
 def get_lockspaces(daemon: LeaseDaemon, call: Call) -> bytes:
@@ -225,8 +230,7 @@ def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
     assert wanted is not None
     space = daemon.spaces.active(wanted.name)
     if space is None:
-        starting = daemon.spaces.any_named(wanted.name)
-        return wire.encode_reply(call.header, EAGAIN if starting and starting.listed is Listed.ADD else ENOENT)
+        return wire.encode_reply(call.header, ENOENT)
     hosts = space.membership.hosts
     if not hosts.evaluations:
         return wire.encode_reply(call.header, EAGAIN)
@@ -247,6 +251,6 @@ def get_hosts(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 def log_dump(daemon: LeaseDaemon, call: Call) -> bytes:
-    """LOG_DUMP: the ring; the length field is the request's (spec 13.8)."""
+    """LOG_DUMP: the ring; the length and data2 fields are the request's (spec 13.8)."""
     text = daemon.log_ring.dump()
-    return wire.encode_reply(call.header, len(text), 0, text, length=call.header.length)
+    return wire.encode_reply(call.header, len(text), call.header.data2, text, length=call.header.length)

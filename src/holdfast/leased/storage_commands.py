@@ -15,13 +15,21 @@ from typing import TYPE_CHECKING, Final
 from holdfast.lease import format as formatting
 from holdfast.lease import inspect, request
 from holdfast.lease.errors import LeaseError, storage_code
-from holdfast.lease.geometry import API_SIZES, LARGE, SMALL, Geometry, from_api_flags
+from holdfast.lease.geometry import (
+    API_SIZES,
+    LARGE,
+    SMALL,
+    Geometry,
+    from_api_flags,
+    from_api_flags_for_reading,
+)
 from holdfast.lease.timing import MAX_IO_TIMEOUT_S
 from holdfast.leased import wire
 from holdfast.storage import Device, StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ def one_disk(resource: wire.Resource) -> wire.Disk:
 
 
 async def align(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Bytes of a lease area on this storage, in `data`: 1 MiB, or 8 MiB on 4096-byte block devices (spec 8)."""
     assert call.payload.disk is not None
     async with opened(daemon, call.payload.disk, ENODEV) as device:
         large = device.is_block_device and device.block_size == 4096
@@ -63,6 +72,7 @@ async def align(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def write_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Initialise all host records of a lockspace (spec 8). Whoever uses it is not asked."""
     wanted = call.payload.lockspace
     assert wanted is not None
     io_timeout = call.header.data2 or daemon.options.io_timeout_s
@@ -107,6 +117,7 @@ async def write_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def read_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Name, host id and sizes of a lockspace on storage; its io_timeout in `data2` (spec 8)."""
     wanted = call.payload.lockspace
     assert wanted is not None
     try:
@@ -116,7 +127,7 @@ async def read_lockspace(daemon: LeaseDaemon, call: Call) -> bytes:
                 wanted.disk.offset,
                 wanted.name or None,
                 wanted.host_id or 1,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:
@@ -133,6 +144,7 @@ def _with_sizes(flags: int, geometry: Geometry) -> int:
 
 
 async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Names, version and sizes of a resource on storage; the structure goes back in any case (spec 8)."""
     wanted = call.payload.resources[0]
     try:
         disk = one_disk(wanted)
@@ -142,7 +154,7 @@ async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
                 disk.offset,
                 wanted.lockspace_name or None,
                 wanted.name or None,
-                from_api_flags(wanted.flags),
+                from_api_flags_for_reading(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
     except LeaseError as error:
@@ -158,6 +170,7 @@ async def read_resource(daemon: LeaseDaemon, call: Call) -> bytes:
 
 
 async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
+    """Who holds a resource on storage: the exclusive owner, or each shared holder (spec 8)."""
     wanted = call.payload.resources[0]
     try:
         disk = one_disk(wanted)
@@ -165,8 +178,8 @@ async def read_resource_owners(daemon: LeaseDaemon, call: Call) -> bytes:
             owners = await inspect.read_owners(
                 device,
                 disk.offset,
-                wanted.lockspace_name or None,
-                wanted.name or None,
+                wanted.lockspace_name,
+                wanted.name,
                 _explicit_geometry(wanted.flags),
                 float(daemon.options.io_timeout_s),
             )
@@ -190,10 +203,10 @@ def _explicit_geometry(flags: int) -> Geometry | None:
 async def request_lease(daemon: LeaseDaemon, call: Call) -> bytes:
     """Ask the holder to give the lease up (spec 14.2)."""
     wanted = call.payload.resources[0]
-    disk = one_disk(wanted)
     space = daemon.spaces.active(wanted.lockspace_name)
     if space is None or not space.usable:
         raise LeaseError(ENOSPC, f"lockspace {wanted.lockspace_name} is not there or failing")
+    disk = one_disk(wanted)
     force_mode = call.header.data
     timeout_s = float(space.io_timeout)
     permit = space.membership.permit_lease_write

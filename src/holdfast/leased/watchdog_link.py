@@ -17,6 +17,7 @@ import math
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.lease.errors import Code, LeaseError
@@ -27,6 +28,8 @@ TIMEOUT_S: Final = 5.0
 """For connecting and for each message; wdmd answers within its one-second test at the latest."""
 RETRY_S: Final = 0.5
 """Between two attempts to disable the test, and to arm a watchdog daemon again."""
+CONNECT_RETRY_S: Final = 0.01
+"""Between two looks whether the watchdog daemon's queue of connections has room."""
 COMPLAIN_EVERY: Final = 20
 """Attempts to arm again, of which the first and each so-many-th are logged."""
 
@@ -36,6 +39,8 @@ REFCOUNT_CLEAR: Final = 3
 TEST_LIVE: Final = 4
 STATUS: Final = 5
 OPEN_WATCHDOG: Final = 7
+SUPERSEDE: Final = 0x48465001
+"""Only Holdfast's watchdog daemon knows it; wdmd ignores it."""
 
 _MESSAGE = struct.Struct("=IIIIIIQQQ128s")
 MESSAGE_SIZE: Final = 176
@@ -63,6 +68,21 @@ def _monotonic(boottime: int) -> int:
     return max(1, boottime - math.ceil(slept - 0.001))
 
 
+async def _connect(sock: socket.socket, path: str) -> None:
+    """Connect a non-blocking Unix socket, waiting while the other end's queue is full.
+
+    The loop's `sock_connect` takes a full queue (EAGAIN) for a connection on its way, and then for an established
+    one. wdmd's queue takes five: lockspaces that are added together at boot are more.
+    """
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            # Nothing signals that there is room again.
+            await asyncio.sleep(CONNECT_RETRY_S)
+
+
 class WdmdLink:
     """`lease.lockspace.WatchdogLink` over wdmd's socket. Every failure is LeaseError WD_ERROR."""
 
@@ -71,16 +91,33 @@ class WdmdLink:
         self._name = f"sanlock_{space_name}:{host_id}"
         self._fire_timeout = fire_timeout
         self._socket: socket.socket | None = None
+        self._registered = False
+        self._answers_for_dead = False
+        self.on_connected: Callable[[int], None] | None = None
+        """Told the descriptor, so that somebody can keep the connection over the end of this process."""
         self._watched = False
         self._lost = asyncio.Event()
         self._latest = (0, 0)
         """Timestamp and expiry of the last successful renewal, told or not."""
         self._armed_until = math.inf
+        self.on_lost: Callable[[str, float], None] = lambda name, expires: None
+        """Told the name and the expiry when the watchdog daemon has gone."""
+        self.on_again: Callable[[str], None] = lambda name: None
 
     @property
     def armed_until(self) -> float:
         """CLOCK_BOOTTIME seconds. Infinity before the first expiry was told, and after the test was disabled."""
         return self._armed_until
+
+    def take_over(self, sock: socket.socket | None) -> None:
+        """Go on with the registered connection of an earlier daemon.
+
+        Without it wdmd holds that connection for dead: its expiry stands, and the host is reset then. Holdfast's
+        watchdog daemon takes our word that we are what that connection stood for.
+        """
+        self._socket = sock
+        self._registered = sock is not None
+        self._answers_for_dead = sock is None
 
     async def open(self) -> None:
         """Connect, and make sure that the device is or will be armed with our fire timeout.
@@ -88,29 +125,60 @@ class WdmdLink:
         wdmd 3.8.5 arms it at its own start, always with 60 s, and ignores OPEN_WATCHDOG in silence; later ones
         arm it only by OPEN_WATCHDOG. STATUS, sent right behind, is answered by both.
         """
+        if self._socket is not None:
+            await self._probe(self._socket)
+            return
         try:
             self._socket = socket.socket(
                 socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
             async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(self._socket, self._path)
+                await _connect(self._socket, self._path)
         except (OSError, TimeoutError) as error:
             self.close()
             raise LeaseError(Code.WD_ERROR, f"watchdog daemon at {self._path}: {error or 'no answer'}") from error
+        if self.on_connected is not None:
+            self.on_connected(self._socket.fileno())
         self._tell(encode(OPEN_WATCHDOG, fire_timeout=self._fire_timeout) + encode(STATUS))
         reply = await self._answer()
         self._check_fire_timeout(fire_timeout_of(reply))
         if command_of(reply) == OPEN_WATCHDOG:
             self._check_fire_timeout(fire_timeout_of(await self._answer()))
 
+    async def _probe(self, sock: socket.socket) -> None:
+        """Whether wdmd still answers on a connection that somebody else has used."""
+        try:
+            # Answers that nobody read any more.
+            sock.recv(64 * MESSAGE_SIZE)
+        except OSError:
+            pass
+        self._tell(encode(STATUS))
+        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+
     async def register(self, timestamp: int, expiry: int) -> None:
         """The test begins: the host is reset unless `extend` follows before `expiry` plus the fire timeout."""
         self._latest = (timestamp, expiry)
-        self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
-        self._check_fire_timeout(fire_timeout_of(await self._answer()))
+        if not self._registered:
+            self._tell(encode(REGISTER, name=self._name) + encode(REFCOUNT_SET) + encode(STATUS))
+            self._check_fire_timeout(fire_timeout_of(await self._answer()))
+            self._registered = True
         self._test_live(*self._latest)
         self._armed_until = self._latest[1]
+        if self._answers_for_dead:
+            await self._supersede()
         self._watch()
+
+    async def _supersede(self) -> None:
+        """The expiry that the last daemon left behind ends with ours, which stands already."""
+        self._tell(encode(SUPERSEDE) + encode(STATUS))
+        reply = await self._answer()
+        self._answers_for_dead = False
+        if command_of(reply) == STATUS:
+            log.error("%s: this wdmd keeps the expiry of the last daemon: the host is reset", self._name)
+            return
+        if fire_timeout_of(reply):
+            log.warning("%s: the watchdog daemon takes this daemon for the last one", self._name)
+        await self._answer()
 
     def _check_fire_timeout(self, actual: int) -> None:
         if actual != self._fire_timeout:
@@ -157,6 +225,7 @@ class WdmdLink:
                 self._watched = False
             self._socket.close()
             self._socket = None
+        self._registered = False
 
     # -- when the watchdog daemon goes away ------------------------------------------------------------------
 
@@ -179,6 +248,7 @@ class WdmdLink:
             return  # Nothing was asked; what it says does not matter.
         self.close()
         log.error("%s: the watchdog daemon has gone; the watchdog expires at %s", self._name, self._shown())
+        self.on_lost(self._name, self._armed_until)
         self._lost.set()
 
     async def keep_armed(self) -> None:
@@ -212,6 +282,7 @@ class WdmdLink:
         finally:
             if not self._watched:
                 self.close()
+        self.on_again(self._name)
         log.warning("%s: watchdog armed again, it expires at %s", self._name, self._shown())
         return True
 

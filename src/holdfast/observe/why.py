@@ -1,23 +1,30 @@
-"""What ended the last boot: from the flight recorders to one sentence and a timeline. Pure, reads no files.
+"""What ended a boot: from the flight recorders to one sentence and a timeline. Pure, reads no files.
 
 Judges only what it can prove. The records say what each daemon knew; the gaps say when it stopped knowing. "Not
-Holdfast" is an answer, and so is "cannot be told", with what is missing.
+Holdfast" is an answer, and so is "cannot be told", with what is missing. Instants are CLOCK_BOOTTIME seconds of
+the boot in question, so time that the host was suspended counts.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from holdfast.observe.flight import Record
+from holdfast.watchdog.quirks import quirk_of
 
 WATCHDOG: Final = "watchdog"
 LEASE: Final = "lease"
 SUDDEN_S: Final = 2.0
 """Two last signs of life this close together ended at the same time."""
+UNWRITTEN_S: Final = 30.0
+"""A sign of life is not forced to the disk: a reset may cost so many seconds of them, not of what matters."""
 CARDRESET: Final = 0x20
+LONG_GAP_S: Final = 600.0
+"""Between the last record of a boot and the next boot: worth a word."""
+RECENTLY_S: Final = 120.0
 
 
 class Cause(enum.Enum):
@@ -25,12 +32,16 @@ class Cause(enum.Enum):
 
     RUNNING = "running"
     ORDERLY = "orderly"
+    SHUTDOWN_HUNG = "shutdown-hung"
+    """The daemons were stopped in order and the device left running; the shutdown hung, and it fired."""
     WITHHELD = "withheld"
     """Holdfast's watchdog daemon withheld the ping, and the device fired."""
     LATE_PING = "late-ping"
     """The guard restarted the host: a ping had come too late to be taken back."""
     DAEMON_GONE = "watchdog-daemon-gone"
     """The watchdog daemon stopped (killed, stopped, hung) while the rest of the host lived on."""
+    NOT_DISARMED = "not-disarmed"
+    """The daemon left, but the device cannot be stopped (nowayout)."""
     HOST_HUNG = "host-hung"
     """All of the host stopped at once, and the device fired."""
     PANIC = "panic"
@@ -54,53 +65,94 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known beside the recorders."""
+    """What is known beside the recorders. All but `running_boot_id` is about the boot before the running one."""
 
     running_boot_id: str
     card_reset: bool | None = None
-    """The device says that it caused the last reset; None: it cannot tell (softdog never can)."""
+    """A device says that it caused the last reset, or surely did not; None: it cannot tell (softdog never can)."""
+    boot_status: Mapping[str, int] = field(default_factory=dict)
+    """The same as read now: driver identity to the bits of `bootstatus`."""
     panic: str = ""
     """The first line of a kernel panic of that boot, from pstore."""
+    restarted: str = ""
+    """The guard's last line before it restarted the host, from pstore."""
 
 
 MAX_TIMELINE: Final = 40
 _DULL: Final = frozenset({"ping", "alive", "renewal"})
 
 
-def explain(records: Sequence[Record], evidence: Evidence) -> Verdict:
-    """Why the boot before the running one ended, from the records of all daemons in any order."""
+def boots_of(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records by boot, the oldest boot first, each in the order in which it happened."""
     boots: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda one: (one.wall, one.at)):
         boots.setdefault(record.boot_id, []).append(record)
-    earlier = [boot for boot in boots if boot != evidence.running_boot_id]
-    if not earlier:
-        return Verdict(
-            Cause.UNKNOWN,
-            "There is no record of an earlier boot.",
-            None,
-            "",
-            boots.get(evidence.running_boot_id, []),
-        )
-    boot = earlier[-1]
-    history = sorted(boots[boot], key=lambda one: one.at)
-    cause, sentence, ours = _judge(history, evidence, _said_by_device(boots, evidence))
-    return Verdict(cause, sentence, ours, boot, _timeline(history))
+    return {boot: sorted(found, key=lambda one: one.at) for boot, found in boots.items()}
 
 
-def _said_by_device(boots: dict[str, list[Record]], evidence: Evidence) -> bool | None:
-    """CARDRESET as the first daemon of this boot saw it, or as it is seen now."""
+def explain(records: Sequence[Record], evidence: Evidence, boot: int = -1) -> Verdict:
+    """Why a boot ended, from the records of all daemons in any order.
+
+    `boot` counts as journalctl does: 0 the running one, -1 the one before it that left records.
+    """
+    boots = boots_of(records)
+    running = boots.get(evidence.running_boot_id, [])
+    if boot == 0:
+        said = f"This boot is running; Holdfast has {len(running)} records of it."
+        return Verdict(Cause.RUNNING, said, None, evidence.running_boot_id, _timeline(running))
+    earlier = [one for one in boots if one != evidence.running_boot_id]
+    if len(earlier) < -boot:
+        what = "an earlier boot" if not earlier else f"boot {boot}; there are {len(earlier)} earlier ones"
+        return Verdict(Cause.UNKNOWN, f"There is no record of {what}.", None, "", _timeline(running))
+    chosen = earlier[boot]
+    after = boots[earlier[boot + 1]] if boot < -1 else running
+    if boot < -1:
+        # What is read now is about the end of the latest boot only.
+        evidence = Evidence(evidence.running_boot_id)
+    history = boots[chosen]
+    cause, sentence, ours = _judge(history, evidence, _fired(history, after, evidence))
+    sentence += _remarks(history, after)
+    return Verdict(cause, sentence, ours, chosen, _timeline(history))
+
+
+# -- what the device says --------------------------------------------------------------------------------------
+
+
+def _fired(history: Sequence[Record], after: Sequence[Record], evidence: Evidence) -> bool | None:
+    """Whether a watchdog device caused the end; None: nobody can tell."""
+    handover = _last(history, "handover")
+    if handover is not None and handover.fields.get("to") == "kexec":
+        # No hardware was reset by it: what a device says now is about something older.
+        return None
     if evidence.card_reset is not None:
         return evidence.card_reset
-    for record in boots.get(evidence.running_boot_id, []):
-        if record.kind == "armed" and isinstance(status := record.fields.get("boot_status"), int) and status >= 0:
-            return bool(status & CARDRESET) or None
+    said: dict[str, int] = dict(evidence.boot_status)
+    for record in after:
+        status = record.fields.get("boot_status")
+        if record.kind == "armed" and isinstance(status, int) and status >= 0:
+            said.setdefault(str(record.fields.get("identity", "")), status)
+        if record.kind == "start" and isinstance(status, dict):
+            for identity, bits in status.items():
+                if isinstance(bits, int) and bits >= 0:
+                    said.setdefault(str(identity), bits)
+    if any(bits & CARDRESET for bits in said.values()):
+        return True
+    armed = _last(history, "armed")
+    identity = str(armed.fields.get("identity", "")) if armed else ""
+    if identity in said and quirk_of(identity).tells_reset:
+        return False
     return None
+
+
+# -- the judgement ---------------------------------------------------------------------------------------------
 
 
 def _judge(history: Sequence[Record], evidence: Evidence, fired: bool | None) -> tuple[Cause, str, bool | None]:
     watchdog = [record for record in history if record.fields.get("by") == WATCHDOG]
-    others = [record for record in history if record.fields.get("by") != WATCHDOG]
-    if late := _last(watchdog, "late-ping"):
+    if evidence.restarted:
+        return Cause.LATE_PING, f"Holdfast restarted the host at once: {evidence.restarted}.", True
+    late = _last(watchdog, "late-ping")
+    if late is not None and not late.fields.get("shortened_to"):
         return (
             Cause.LATE_PING,
             f"Holdfast restarted the host at once: {late.fields.get('reason', 'a ping came too late')}.",
@@ -108,45 +160,188 @@ def _judge(history: Sequence[Record], evidence: Evidence, fired: bool | None) ->
         )
     withheld = _open_withholding(watchdog)
     if withheld is not None:
-        return Cause.WITHHELD, _withheld_sentence(withheld, history), True
+        return _judge_withheld(withheld, history, evidence, fired)
     if evidence.panic:
         return Cause.PANIC, f"The kernel panicked: {evidence.panic}. It was not Holdfast.", False
-    stopped = _last(history, "stop")
+    if (handover := _last(watchdog, "handover")) is not None and handover is _last_deed(watchdog):
+        return _judge_shutdown(handover, fired)
+    disarmed = _last(watchdog, "disarmed")
+    if disarmed is not None and disarmed.fields.get("stopped") is False and not _armed_at_end(watchdog):
+        return (
+            Cause.NOT_DISARMED,
+            f"The watchdog daemon left at {disarmed.at:.1f} but the device cannot be stopped (nowayout): it reset "
+            "the host unless something else ended it before.",
+            True if fired else None,
+        )
     armed = _armed_at_end(watchdog)
-    if stopped is not None and not armed:
-        return Cause.ORDERLY, "The daemons were stopped in order: an ordinary reboot or shutdown.", False
+    if not armed and history and all(_stopped(history, by) for by in _daemons(history)):
+        return (
+            Cause.ORDERLY,
+            f"The daemons were stopped in order, the last one at {history[-1].at:.1f}: an ordinary reboot or "
+            "shutdown. Nothing of Holdfast was armed any more.",
+            False,
+        )
     if not watchdog:
         return Cause.UNKNOWN, "The watchdog daemon left no record of that boot.", None
+    return _judge_gap(history, watchdog, armed, fired)
+
+
+def _judge_withheld(
+    withheld: Record, history: Sequence[Record], evidence: Evidence, fired: bool | None
+) -> tuple[Cause, str, bool | None]:
+    fires = withheld.fields.get("fires_at")
+    end = history[-1].at
+    if evidence.panic:
+        return (
+            Cause.PANIC,
+            f"The kernel panicked: {evidence.panic}. Holdfast was withholding its ping since {withheld.at:.1f} "
+            f"({_reason(withheld)}), so the watchdog was about to reset the host anyway.",
+            False,
+        )
+    if isinstance(fires, int | float) and end > fires + UNWRITTEN_S:
+        return (
+            Cause.UNKNOWN,
+            f"Holdfast withheld its ping since {withheld.at:.1f} ({_reason(withheld)}) and the device should have "
+            f"reset the host at {fires:.1f}, but it lived on until {end:.1f}: the device does not work.",
+            None,
+        )
+    sentence = _withheld_sentence(withheld, history)
+    if fired is False:
+        return (
+            Cause.SUDDEN,
+            f"The host ended at or after {end:.1f} and the device says that it did not reset it, although "
+            f"Holdfast was withholding its ping since {withheld.at:.1f} ({_reason(withheld)}): something else was "
+            "faster.",
+            False,
+        )
+    return Cause.WITHHELD, sentence, True
+
+
+def _judge_shutdown(handover: Record, fired: bool | None) -> tuple[Cause, str, bool | None]:
+    kind, timeout = handover.fields.get("to", "reboot"), handover.fields.get("timeout", "?")
+    if fired:
+        return (
+            Cause.SHUTDOWN_HUNG,
+            f"The host was shut down for a {kind} at {handover.at:.1f} and hung: the watchdog, left running with "
+            f"{timeout} s for that, reset it.",
+            True,
+        )
+    return (
+        Cause.ORDERLY,
+        f"The host was shut down for a {kind}; the watchdog was left running with {timeout} s in case that hangs.",
+        False,
+    )
+
+
+def _judge_gap(
+    history: Sequence[Record], watchdog: Sequence[Record], armed: bool, fired: bool | None
+) -> tuple[Cause, str, bool | None]:
+    """Nothing says why: who fell silent first?"""
+    others = [record for record in history if record.fields.get("by") != WATCHDOG]
     last_watchdog = watchdog[-1].at
-    last_other = others[-1].at if others else None
-    if armed and last_other is not None and last_other > last_watchdog + _patience(watchdog):
+    end = history[-1].at
+    if not armed:
+        return (
+            Cause.SUDDEN,
+            f"The host ended without warning at or after {end:.1f}; Holdfast's watchdog was not armed. It was not "
+            "Holdfast.",
+            False,
+        )
+    if (lost := _lost_connection(others, last_watchdog)) is not None:
+        return (
+            Cause.DAEMON_GONE,
+            f"The watchdog daemon ended at {lost.at:.1f} without being stopped in order (the lease daemon lost "
+            "its connection), so the device was not pinged any more and reset the host.",
+            True if fired is not False else None,
+        )
+    silence = (others[-1].at if others else 0.0) - last_watchdog
+    patience = _patience(watchdog)
+    if silence > patience + UNWRITTEN_S:
         return (
             Cause.DAEMON_GONE,
             f"The watchdog daemon gave its last sign of life at {last_watchdog:.1f} (killed, stopped or hung), "
-            f"the rest of the host lived on until {last_other:.1f}; the device was not pinged and reset the host.",
-            True,
+            f"the rest of the host lived on until {end:.1f}; the device was not pinged and reset the host.",
+            True if fired is not False else None,
         )
-    if armed and fired:
+    if fired and silence > patience:
+        return (
+            Cause.UNKNOWN,
+            f"The watchdog device reset the host. The watchdog daemon's last sign of life on disk is from "
+            f"{last_watchdog:.1f}, others lived until {end:.1f}: whether it alone had stopped or the whole host "
+            "hung cannot be told.",
+            None,
+        )
+    if fired:
         return (
             Cause.HOST_HUNG,
-            f"The whole host stopped at {history[-1].at:.1f} (no program ran any more), and the watchdog device "
-            "reset it.",
+            f"The whole host stopped at {end:.1f} (no program ran any more), and the watchdog device reset it.",
             True,
         )
-    if fired is False or not armed:
+    if fired is False:
         return (
             Cause.SUDDEN,
-            f"The host ended without warning at {history[-1].at:.1f} while everything was well: power loss, reset "
+            f"The host ended without warning at {end:.1f} while everything was well: power loss, reset "
             "from outside, or a crash. It was not Holdfast.",
             False,
         )
-    return (
-        Cause.SUDDEN,
-        f"The host ended without warning at {history[-1].at:.1f} while everything was well and the watchdog was "
-        "pinged. Holdfast did not withhold a ping. The device cannot tell whether it fired; if it did, the whole "
-        "host had hung.",
-        None,
+    return Cause.SUDDEN, _cannot_tell(watchdog, end), None
+
+
+def _cannot_tell(watchdog: Sequence[Record], end: float) -> str:
+    record = _last(watchdog, "armed")
+    identity = str(record.fields.get("identity", "")) if record else ""
+    device = f"The device ({identity})" if identity else "The device"
+    said = (
+        f"The host ended without warning at {end:.1f} while everything was well and the watchdog was "
+        f"pinged. Holdfast did not withhold a ping. {device} cannot tell whether it fired; if it did, the whole "
+        "host had hung."
     )
+    if not quirk_of(identity).survives_panic:
+        said += " It does not fire after a kernel panic; then the host came back by kernel.panic or by hand."
+    return said
+
+
+def _remarks(history: Sequence[Record], after: Sequence[Record]) -> str:
+    """What else ought to be known of the end."""
+    said = ""
+    end = history[-1]
+    sleeps = [record for record in history if record.kind == "slept" and end.at - record.at <= RECENTLY_S]
+    if sleeps:
+        seconds = _number(sleeps[-1].fields.get("seconds"))
+        said += f" The host had been suspended for {seconds} s until {sleeps[-1].at:.1f}, shortly before."
+    if after:
+        began = after[0].wall - after[0].at
+        gap = began - end.wall
+        if gap > LONG_GAP_S:
+            said += f" The next boot with Holdfast began {gap / 60:.0f} min later: boots between are not known."
+        elif gap < -LONG_GAP_S:
+            said += " The wall clock went back between the two boots."
+    return said
+
+
+# -- reading records -------------------------------------------------------------------------------------------
+
+
+def _daemons(history: Sequence[Record]) -> set[object]:
+    return {record.fields.get("by") for record in history}
+
+
+def _stopped(history: Sequence[Record], by: object) -> bool:
+    return next((one.kind for one in reversed(history) if one.fields.get("by") == by), "") in ("stop", "handover")
+
+
+def _last_deed(watchdog: Sequence[Record]) -> Record | None:
+    return next((record for record in reversed(watchdog) if record.kind != "stop"), None)
+
+
+def _lost_connection(others: Sequence[Record], last_watchdog: float) -> Record | None:
+    """The lease daemon's word that the watchdog daemon is gone, and nothing of it since."""
+    for record in reversed(others):
+        if record.kind == "watchdog-again":
+            return None
+        if record.kind == "watchdog-lost":
+            return record if record.at >= last_watchdog - SUDDEN_S else None
+    return None
 
 
 def _patience(watchdog: Sequence[Record]) -> float:
@@ -161,13 +356,14 @@ def _last(records: Sequence[Record], kind: str) -> Record | None:
 
 
 def _open_withholding(watchdog: Sequence[Record]) -> Record | None:
-    """The withheld ping that was never resumed."""
+    """The withheld ping that was never resumed: the first one since all was well."""
+    found = None
     for record in reversed(watchdog):
-        if record.kind in ("resumed", "ping", "disarmed", "armed"):
-            return None
+        if record.kind in ("resumed", "ping", "disarmed", "armed", "lost"):
+            break
         if record.kind == "withheld":
-            return record
-    return None
+            found = record
+    return found
 
 
 def _armed_at_end(watchdog: Sequence[Record]) -> bool:
@@ -179,12 +375,15 @@ def _armed_at_end(watchdog: Sequence[Record]) -> bool:
     return False
 
 
-def _withheld_sentence(withheld: Record, history: Sequence[Record]) -> str:
+def _reason(withheld: Record) -> str:
     reasons = withheld.fields.get("reasons", [])
-    first = str(reasons[0]) if isinstance(reasons, list) and reasons else "a client or check was not well"
+    return str(reasons[0]) if isinstance(reasons, list) and reasons else "a client or check was not well"
+
+
+def _withheld_sentence(withheld: Record, history: Sequence[Record]) -> str:
     fires = withheld.fields.get("fires_at")
     when = f" at {fires:.1f}" if isinstance(fires, int | float) else ""
-    sentence = f"Holdfast's watchdog reset the host{when} because its ping was withheld: {first}."
+    sentence = f"Holdfast's watchdog reset the host{when} because its ping was withheld: {_reason(withheld)}."
     failed = [record for record in history if record.kind == "lockspace-failed"]
     if failed:
         last = failed[-1]

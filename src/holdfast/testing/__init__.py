@@ -7,12 +7,16 @@
     per host
     Hold, Op, DiskWatcher               stopping chosen I/O, and watching all of it
     FakeDaemon, FakeStorage             a lease daemon in memory that speaks the socket and fails on command
+    FakeWatchdogDaemon          a watchdog daemon with a device that resets nothing
+    FakeWatchdog                the device alone
 
 The fault models are written in `sim_disk` and `sim_clock`.
 """
 
 from holdfast.testing.fake_daemon import FakeDaemon
 from holdfast.testing.fake_storage import FakeStorage
+from holdfast.testing.fake_watchdog import FakeWatchdog
+from holdfast.testing.fake_watchdog_daemon import FakeWatchdogDaemon
 from holdfast.testing.sim_clock import MAX_DRIFT, SimClock, SimHost, max_drift
 from holdfast.testing.sim_disk import NEVER, DiskWatcher, Hold, Op, SimDisk, SimStorage, Weather
 from holdfast.testing.virtual_loop import DeadlockError, LivelockError, VirtualLoop, run_virtual
@@ -24,6 +28,8 @@ __all__ = [
     "DiskWatcher",
     "FakeDaemon",
     "FakeStorage",
+    "FakeWatchdog",
+    "FakeWatchdogDaemon",
     "Hold",
     "LivelockError",
     "Op",

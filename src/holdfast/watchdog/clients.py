@@ -34,6 +34,8 @@ class Client:
     """The connection is gone; the expiry stands."""
     asked_for: int = 0
     """The fire timeout of its OPEN_WATCHDOG; 0: it never sent one (an old client)."""
+    uid: int = -1
+    """Of its process; -1: unknown, for a slot of an earlier daemon."""
     start: int = 0
     """When its process started, clock ticks since boot; 0: unknown."""
     inherited: bool = False
@@ -104,6 +106,19 @@ class Clients:
         else:
             return False
         return True
+
+    def supersede(self, client: Client) -> bool:
+        """A restarted lease daemon has proven that it is what the dead one of its name was: that slot ends.
+
+        Only for the same user, and only once the new slot has an expiry of its own: there is never a moment
+        without one. A name alone, as REGISTER gives it, never does this (spec 3.3).
+        """
+        if not client.expire or not client.name:
+            return False
+        dead = [one for one in self if one.dead and (one.name, one.uid) == (client.name, client.uid)]
+        for one in dead:
+            del self.slots[one.ci]
+        return bool(dead)
 
     def _inherited_from(self, client: Client) -> Client | None:
         """The slot that this very process had with a daemon that died. A name alone proves nothing (spec 3.3)."""

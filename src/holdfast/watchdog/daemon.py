@@ -13,83 +13,71 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
 
+from holdfast import notify
+from holdfast.observe.evidence import boot_status
+from holdfast.observe.recorder import open_recorder
+from holdfast.version import __version__
 from holdfast.watchdog import state as saved
-from holdfast.watchdog.device import candidates
-from holdfast.watchdog.dump import DaemonState, ScriptState, dump_text
+from holdfast.watchdog.control import SOCKET_MODE as CONTROL_MODE
+from holdfast.watchdog.control import Ask, ControlError, ControlServer
+from holdfast.watchdog.device import DeviceError, candidates
+from holdfast.watchdog.dump import DaemonState, dump_text
+from holdfast.watchdog.flight import FlightNotes
 from holdfast.watchdog.guard_link import GuardLink
-from holdfast.watchdog.keeper import Checks, Keeper, Observer, no_checks
-from holdfast.watchdog.marker import PATH as MARKER_PATH
+from holdfast.watchdog.keeper import Keeper
 from holdfast.watchdog.marker import Marker, MarkerInUse
+from holdfast.watchdog.options import CONTROL_NAME, LOCK_NAME, StartError, WatchdogOptions
+from holdfast.watchdog.scripts import Scripts
 from holdfast.watchdog.server import BACKLOG, Server
 
 log = logging.getLogger(__name__)
 
-RUN_DIR: Final = "/run/wdmd"
-RUN_DIR_MODE: Final = 0o775
-SOCKET_NAME: Final = "wdmd.sock"
 SOCKET_MODE: Final = 0o660
-LOCK_NAME: Final = "wdmd.pid"
+RUN_DIR_MODE: Final = 0o775
 GUARD_SOCKET_NAME: Final = "holdfast-guard.sock"
 GUARD_SOCKET_MODE: Final = 0o600
-
-
-class StartError(Exception):
-    """The daemon cannot start; one sentence for people."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchdogOptions:
-    """Settings of the daemon, frozen. Seconds, whole."""
-
-    run_dir: str = RUN_DIR
-    device: str | None = None
-    """Tried first; then /dev/watchdog0, 1 and /dev/watchdog."""
-    gid: int = 0
-    """Group of the socket."""
-    runtime_timeout_s: int = 0
-    """The host is guarded with this timeout also when no client asks for it (RuntimeWatchdogSec); 0: on demand."""
-    pretimeout_s: int = 0
-    pretimeout_governor: str = ""
-    high_priority: bool = False
-    allow_scripts: bool = False
-    kill_script_s: int = 0
-    marker_path: str = MARKER_PATH
-
-    @property
-    def socket_path(self) -> str:
-        return os.path.join(self.run_dir, SOCKET_NAME)
+LEAVE_AFTER_S: Final = 0.2
+"""After a hand-over: its reply has been sent by then."""
 
 
 class WatchdogDaemon:
     """One running daemon; `serve` is its life."""
 
-    def __init__(
-        self, options: WatchdogOptions, checks: Checks = no_checks, observer: Observer | None = None
-    ) -> None:
+    def __init__(self, options: WatchdogOptions, flight: FlightNotes) -> None:
         self.options = options
+        self.flight = flight
         self.quitting = asyncio.Event()
         self._boot = saved.boot_id()
+        self._rescanning: asyncio.Task[None] | None = None
         self._state = saved.StateFile(options.run_dir)
         self._marker = Marker(options.marker_path)
         self._guard_listener = _listen(
             os.path.join(options.run_dir, GUARD_SOCKET_NAME + ".new"), socket.SOCK_SEQPACKET, GUARD_SOCKET_MODE
         )
         self.guard = GuardLink(
-            candidates(options.device),
+            [options.device] if options.device and options.only_device else candidates(options.device),
             self._guard_listener,
             time.monotonic,
             lambda pid: log.info("watchdog guard pid %d", pid),
         )
+        self.checks = Scripts(
+            options.scripts_dir,
+            time.monotonic,
+            lambda: self.keeper.normal_interval,
+            kill_after_s=options.kill_script_s,
+        )
         self.keeper = Keeper(
             self.guard,
             time.monotonic,
-            checks=checks,
+            checks=self.checks.check,
             runtime_timeout=options.runtime_timeout_s,
-            observer=observer,
+            pretimeout=options.pretimeout_s,
+            pretimeout_governor=options.pretimeout_governor,
+            observer=flight,
         )
 
     def take_over(self) -> None:
@@ -138,19 +126,90 @@ class WatchdogDaemon:
             fire_timeout=self.keeper.fire_timeout,
             identity=identity,
         )
-        return dump_text(state, self.scripts(), self.keeper.clients, int(time.monotonic()))
+        return dump_text(state, self.checks.states(), self.keeper.clients, int(time.monotonic()))
 
-    def scripts(self) -> Iterable[ScriptState]:
-        """Of the health checks."""
-        return ()
+    async def status(self) -> dict[str, Any]:
+        """Everything, for `holdfast watchdog status`. Times are CLOCK_MONOTONIC seconds."""
+        keeper = self.keeper
+        armed = keeper.armed
+        left = None
+        if armed is not None:
+            try:
+                left = await self.guard.time_left()
+            except DeviceError:
+                pass
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "now": time.monotonic(),
+            "phase": keeper.phase.name.lower(),
+            "device": None if armed is None else {"path": armed.path, "identity": armed.identity},
+            "device_timeout": keeper.device_timeout if armed else None,
+            "pretimeout": keeper.pretimeout,
+            "fire_timeout": keeper.told_timeout,
+            "runtime_timeout": self.options.runtime_timeout_s,
+            "test_interval": keeper.test_interval,
+            "last_ping": keeper.last_ping,
+            "fires_at": keeper.fires_at if armed else None,
+            "time_left": left,
+            "guard_pid": self.guard.pid,
+            "handed_over": keeper.handed_over,
+            "failures": list(keeper.failures),
+            "clients": [
+                {
+                    "number": one.ci,
+                    "name": one.name,
+                    "pid": one.pid,
+                    "dead": one.dead,
+                    "refcount": one.refcount,
+                    "renewal": one.renewal,
+                    "expire": one.expire,
+                    "asked_for": one.asked_for,
+                }
+                for one in keeper.clients
+            ],
+            "scripts": [asdict(state) for state in self.checks.states()],
+        }
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def answer(self, ask: Ask) -> dict[str, Any]:
+        """One request of the administrator's socket. ControlError."""
+        if ask.ask == "status":
+            return await self.status()
+        if ask.ask == "handover":
+            return await self._hand_over(ask.kind)
+        raise ControlError(f"unknown request {ask.ask!r}")
+
+    async def _hand_over(self, kind: str) -> dict[str, Any]:
+        timeouts = {"reboot": self.options.reboot_timeout_s, "kexec": self.options.kexec_timeout_s, "poweroff": 0}
+        if kind not in timeouts:
+            raise ControlError(f"unknown kind {kind!r}: known are {', '.join(timeouts)}")
+        if self.keeper.in_use:
+            raise ControlError(f"the watchdog is in use by {self.keeper.users()}: stop them first")
+        timeout = timeouts[kind]
+        if timeout:
+            try:
+                timeout = await self.keeper.hand_over(timeout)
+            except DeviceError as error:
+                raise ControlError(str(error)) from error
+            self.flight.handed_over(kind, timeout)
+        # Zero: an ordinary end, which disarms.
+        asyncio.get_running_loop().call_later(LEAVE_AFTER_S, self.quitting.set)
+        return {"timeout": timeout}
+
+    async def serve(self, listener: socket.socket, control: socket.socket) -> None:
         """Until a signal that may be obeyed; a failing part ends all of it, and then nobody pings."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.quit_wanted, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._rescan)
+        if self.options.allow_scripts:
+            await self.checks.rescan()
+        await self.guard.start()
         server = Server(self.keeper, listener, self.save, self.dump)
-        parts = [loop.create_task(part) for part in (server.run(), self.keeper.run())]
+        administration = ControlServer(control, self.answer)
+        parts = [loop.create_task(part) for part in (server.run(), administration.run(), self.keeper.run())]
+        manager = loop.create_task(notify.keep_watchdog_alive())
+        notify.ready("disarmed: nobody relies on it" if self.keeper.armed is None else "armed")
         quitting = loop.create_task(self.quitting.wait())
         try:
             done, _ = await asyncio.wait([*parts, quitting], return_when=asyncio.FIRST_COMPLETED)
@@ -158,18 +217,24 @@ class WatchdogDaemon:
                 if part in done:
                     part.result()
         finally:
-            for task in (*parts, quitting):
+            for task in (*parts, quitting, manager):
                 task.cancel()
-            await asyncio.gather(*parts, quitting, return_exceptions=True)
+            await asyncio.gather(*parts, quitting, manager, return_exceptions=True)
+            self.checks.close()
         await self._leave()
+
+    def _rescan(self) -> None:
+        """SIGHUP."""
+        if self.options.allow_scripts and (self._rescanning is None or self._rescanning.done()):
+            self._rescanning = asyncio.get_running_loop().create_task(self.checks.rescan())
 
     def quit_wanted(self, name: str) -> None:
         """SIGTERM, SIGINT: ignored and forgotten while anybody relies on the device (3.4)."""
         if self.keeper.in_use:
-            who = ", ".join(f"{one.name or '?'} (pid {one.pid})" for one in self.keeper.clients if one.arms)
-            log.error("%s ignored, the watchdog is in use by %s: stop them first", name, who)
+            log.error("%s ignored, the watchdog is in use by %s: stop them first", name, self.keeper.users())
             return
         log.warning("%s: leaving", name)
+        notify.stopping()
         self.quitting.set()
 
     async def _leave(self) -> None:
@@ -178,8 +243,9 @@ class WatchdogDaemon:
         await self.guard.close()
         self._state.remove()
         self._marker.remove()
-        os.unlink(os.path.join(self.options.run_dir, GUARD_SOCKET_NAME))
-        os.unlink(os.path.join(self.options.run_dir, LOCK_NAME))
+        for name in (GUARD_SOCKET_NAME, CONTROL_NAME, LOCK_NAME):
+            os.unlink(os.path.join(self.options.run_dir, name))
+        self.flight.stop()
 
     def close(self) -> None:
         """What is left of a failed start."""
@@ -242,23 +308,30 @@ def _listen(path: str, kind: int, mode: int) -> socket.socket:
     return sock
 
 
-def run_daemon(options: WatchdogOptions, checks: Checks = no_checks, observer: Observer | None = None) -> None:
-    """Run until a signal ends it. StartError when it cannot start."""
+def run_daemon(options: WatchdogOptions, on_ready: Callable[[], None] = lambda: None) -> None:
+    """Run until a signal ends it. StartError when it cannot start. `on_ready`: clients are served from now on."""
     make_run_dir(options)
     lock = take_lock_file(options)
+    flight = FlightNotes(open_recorder(options.recorder, "watchdog"), tell=notify.status)
     try:
-        asyncio.run(_life(options, checks, observer))
+        flight.start(version=__version__, boot_status=boot_status())
+        asyncio.run(_life(options, flight, on_ready))
     finally:
+        flight.close()
         os.close(lock)
 
 
-async def _life(options: WatchdogOptions, checks: Checks, observer: Observer | None) -> None:
-    daemon = WatchdogDaemon(options, checks, observer)
+async def _life(options: WatchdogOptions, flight: FlightNotes, on_ready: Callable[[], None]) -> None:
+    daemon = WatchdogDaemon(options, flight)
     try:
         daemon.take_over()
         daemon.publish_guard_socket()
-        with listen(options) as listener:
+        control = _listen(options.control_path, socket.SOCK_STREAM, CONTROL_MODE)
+        with control, listen(options) as listener:
             log.warning("watchdog daemon started, socket %s", options.socket_path)
-            await daemon.serve(listener)
+            log.info("wdmd started S%d H%d G%d", options.allow_scripts, options.high_priority, options.gid)
+            # Runs when `serve` waits for the first time.
+            asyncio.get_running_loop().call_soon(on_ready)
+            await daemon.serve(listener, control)
     finally:
         daemon.close()

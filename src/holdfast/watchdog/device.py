@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.watchdog import sysfs, timing
-from holdfast.watchdog.node import DISABLECARD, RELEASE, Flag, KernelNode, Node, Support
+from holdfast.watchdog.nearest import effective_timeout
+from holdfast.watchdog.node import DISABLECARD, PING, RELEASE, Flag, KernelNode, Node, Support
 from holdfast.watchdog.quirks import Quirk, quirk_of
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class Device:
         self.last_ping = 0.0
         self._shortened = False
         self.boot_status = _boot_status_of(node)
+        self.remark = ""
+        """When the timeout is not what was wanted."""
         self._now = now
         self._sysfs = sysfs.directory(node.path, sysfs_class)
 
@@ -80,10 +83,34 @@ class Device:
         device = cls(node, fire_timeout, now, sysfs_class)
         try:
             device._program(fire_timeout)
-            device._ping()
+            device._first_ping()
         except OSError as error:
             disarm(node, device.quirk)
             raise DeviceError(f"{device}: cannot be armed with {fire_timeout} s: {error.strerror}") from error
+        except DeviceError:
+            disarm(node, device.quirk)
+            raise
+        return device
+
+    @classmethod
+    def armed_nearest(
+        cls,
+        node: Node,
+        wanted: int,
+        now: Callable[[], float] = time.monotonic,
+        sysfs_class: str = sysfs.CLASS,
+    ) -> Device:
+        """As `armed`, with the nearest possible timeout when `wanted` cannot be had; 0: the one that it has.
+
+        For guarding the host only (RuntimeWatchdogSec): what is promised to clients is exact.
+        """
+        device = cls(node, wanted, now, sysfs_class)
+        try:
+            device.remark = device._program_nearest(wanted)
+            device._first_ping()
+        except OSError as error:
+            disarm(node, device.quirk)
+            raise DeviceError(f"{device}: cannot be armed: {error.strerror}") from error
         except DeviceError:
             disarm(node, device.quirk)
             raise
@@ -99,6 +126,8 @@ class Device:
             raise DeviceError(f"{device}: {error.strerror}") from error
         if actual > fire_timeout:
             raise DeviceError(f"{device}: has {actual} s, promised were {fire_timeout} s")
+        # A guard that died had shortened it after a late ping: the first ping that is allowed restores it.
+        device._shortened = actual < fire_timeout
         return device
 
     def __str__(self) -> str:
@@ -137,6 +166,78 @@ class Device:
         actual = self.node.get_timeout()
         if actual != wanted or answered != wanted:
             raise DeviceError(f"{self}: wanted {wanted} s, it answered {answered} s and has {actual} s")
+
+    def _program_nearest(self, wanted: int) -> str:
+        """Returns a remark when it is not `wanted`. DeviceError: no timeout that was tried is possible."""
+        factor = self.quirk.timeout_factor
+        if not wanted:
+            wanted = self.node.get_timeout() * factor
+        low, high = (sysfs.number(self._sysfs, name) * factor for name in ("min_timeout", "max_timeout"))
+        lowest = max(timing.MIN_FIRE_TIMEOUT_S, low, self.quirk.min_timeout_s * factor)
+        highest = min(
+            timing.MAX_FIRE_TIMEOUT_S, high or timing.MAX_FIRE_TIMEOUT_S, self.quirk.max_timeout_s * factor
+        )
+
+        def attempt(value: int) -> int | None:
+            try:
+                self._program(value)
+            except DeviceError:
+                return None
+            return value
+
+        done = effective_timeout(wanted, attempt, lowest, highest)
+        if not done.timeout_s:
+            raise DeviceError(f"{self}: {done.remark}")
+        self.fire_timeout = done.timeout_s
+        return f"{self}: {done.remark}" if done.remark else ""
+
+    def reprogram(self, timeout: int, earliest_expire: int | None, nearest: bool) -> PingOutcome:
+        """Another timeout while it is armed. SETTIMEOUT pings: it is judged like a ping. OSError, DeviceError.
+
+        When the device refuses, the timeout that it had is in force.
+        """
+        if not timing.may_ping(self._now(), earliest_expire, self.lateness):
+            return PingOutcome(None)
+        before = self.fire_timeout
+        at = self._now()
+        try:
+            if nearest:
+                self.remark = self._program_nearest(timeout)
+            else:
+                self._program(timeout)
+                self.fire_timeout, self.remark = timeout, ""
+        except DeviceError:
+            self._program(before)
+            raise
+        self._shortened = False
+        # IPMI takes a new timeout into account at the next ping only.
+        self.node.keepalive()
+        self.last_ping = at
+        if not timing.was_late(self._now(), earliest_expire, self.lateness):
+            return PingOutcome(at)
+        assert earliest_expire is not None
+        return self._make_harmless(at, earliest_expire)
+
+    def hand_over(self, timeout: int) -> str:
+        """Program the nearest to `timeout` and close without a release: it goes on counting, for a last phase that
+        must end in time. The close pings. Returns a remark. OSError, DeviceError: it is still armed as before.
+        """
+        self.set_pretimeout(0)
+        remark = self._program_nearest(timeout)
+        self.node.write(PING)
+        self.node.close()
+        return remark
+
+    def _first_ping(self) -> None:
+        """By a write: that takes back a release which an earlier owner left behind.
+
+        A device that was stopped before its last close (DISABLECARD, `V`, close) keeps the release in the kernel's
+        watchdog core, and opening does not clear it. Nobody but a write does; without one our death would stop it.
+        """
+        at = self._now()
+        self.node.write(PING)
+        self.node.keepalive()
+        self.last_ping = at
 
     def _ping(self) -> float:
         at = self._now()
@@ -259,8 +360,13 @@ def arm_first(
     open_node: Callable[[str], Node] = KernelNode,
     now: Callable[[], float] = time.monotonic,
     sysfs_class: str = sysfs.CLASS,
+    nearest: bool = False,
 ) -> Device:
-    """The first of `paths` that can be armed with exactly `fire_timeout`; DeviceError says why none could."""
+    """The first of `paths` that can be armed with exactly `fire_timeout`; DeviceError says why none could.
+
+    `nearest`: another timeout will do, see `Device.armed_nearest`.
+    """
+    arm = Device.armed_nearest if nearest else Device.armed
     reasons = []
     for path in paths:
         try:
@@ -272,7 +378,7 @@ def arm_first(
                 reasons.append(f"{path}: {error.strerror}")
             continue
         try:
-            return Device.armed(node, fire_timeout, now, sysfs_class)
+            return arm(node, fire_timeout, now, sysfs_class)
         except DeviceError as error:
             reasons.append(str(error))
     if not reasons:

@@ -17,6 +17,7 @@ import ctypes
 import enum
 import errno
 import os
+import signal
 import socket
 import struct
 import sys
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from holdfast.watchdog.device import Device, DeviceError, arm_first
+from holdfast.watchdog.device import Device, DeviceError, PingOutcome, arm_first
 from holdfast.watchdog.node import KernelNode, Node
 
 TEXT_SIZE: Final = 512
@@ -32,7 +33,7 @@ SUCCESSOR_WAIT_S: Final = 3600.0
 """How long an armed device is kept for a successor: no device takes longer to fire (`MAX_FIRE_TIMEOUT_S`)."""
 
 _REQUEST: Final = struct.Struct("=IIqdII512s")
-_REPLY: Final = struct.Struct("=IIidIIId512s")
+_REPLY: Final = struct.Struct("=IIidIIIdI512s")
 REQUEST_SIZE: Final = _REQUEST.size
 REPLY_SIZE: Final = _REPLY.size
 
@@ -47,6 +48,10 @@ class Op(enum.IntEnum):
     PRETIMEOUT = 4
     """`value` s, governor in the text."""
     TIME_LEFT = 5
+    PROGRAM = 6
+    """Another timeout of `value` s; judged like a PING, because it pings."""
+    HAND_OVER = 7
+    """`value` s, then closed without being stopped: it ends a shutdown that hangs."""
 
 
 class Request(NamedTuple):
@@ -60,11 +65,14 @@ class Request(NamedTuple):
     """After this instant the daemon's word is too old to ping on, CLOCK_MONOTONIC seconds."""
     value: int = 0
     text: str = ""
+    nearest: bool = False
+    """ARM, PROGRAM: the nearest possible timeout will do; 0 s then means the one that the device has."""
 
     def encode(self) -> bytes:
         """`REQUEST_SIZE` bytes."""
         raw = self.text.encode("utf-8", "surrogateescape")[:TEXT_SIZE]
-        return _REQUEST.pack(self.op, self.seq, self.earliest_expire, self.heartbeat_until, self.value, 0, raw)
+        head = (self.op, self.seq, self.earliest_expire, self.heartbeat_until, self.value, int(self.nearest))
+        return _REQUEST.pack(*head, raw)
 
 
 class Reply(NamedTuple):
@@ -81,32 +89,34 @@ class Reply(NamedTuple):
     """ARM: boot status bits, or -1 when the driver cannot tell. TIME_LEFT: seconds, or -1."""
     armed: bool = False
     lateness: float = 0.0
+    timeout: int = 0
+    """In force, seconds."""
     text: str = ""
-    """ARM: path, tab, identity. On errors: the reason."""
+    """ARM: path, tab, identity, tab, remark. PROGRAM, HAND_OVER: a remark. On errors: the reason."""
 
     def encode(self) -> bytes:
         """`REPLY_SIZE` bytes."""
         raw = self.text.encode("utf-8", "surrogateescape")[:TEXT_SIZE]
         value = self.value & 0xFFFFFFFF
         head = (self.op, self.seq, self.error, self.pinged_at, self.shortened_to, value, int(self.armed))
-        return _REPLY.pack(*head, self.lateness, raw)
+        return _REPLY.pack(*head, self.lateness, self.timeout, raw)
 
 
 def decode_request(raw: bytes) -> Request:
     """ValueError when it is no request."""
     if len(raw) != REQUEST_SIZE:
         raise ValueError(f"{len(raw)} bytes are no request")
-    op, seq, expire, until, value, _, text = _REQUEST.unpack(raw)
-    return Request(op, seq, expire, until, value, _text(text))
+    op, seq, expire, until, value, nearest, text = _REQUEST.unpack(raw)
+    return Request(op, seq, expire, until, value, _text(text), bool(nearest))
 
 
 def decode_reply(raw: bytes) -> Reply:
     """ValueError when it is no reply."""
     if len(raw) != REPLY_SIZE:
         raise ValueError(f"{len(raw)} bytes are no reply")
-    op, seq, error, pinged, shortened, value, armed, lateness, text = _REPLY.unpack(raw)
+    op, seq, error, pinged, shortened, value, armed, lateness, timeout, text = _REPLY.unpack(raw)
     signed = value - (1 << 32) if value >> 31 else value
-    return Reply(op, seq, error, pinged, shortened, signed, bool(armed), lateness, _text(text))
+    return Reply(op, seq, error, pinged, shortened, signed, bool(armed), lateness, timeout, _text(text))
 
 
 def _text(raw: bytes) -> str:
@@ -147,6 +157,12 @@ class Guard:
             if request.op == Op.TIME_LEFT:
                 left = self.device.time_left()
                 return reply._replace(armed=True, value=-1 if left is None else left)
+            if request.op == Op.PROGRAM:
+                return self._program(self.device, request, reply)
+            if request.op == Op.HAND_OVER:
+                remark = self.device.hand_over(request.value)
+                timeout, self.device = self.device.fire_timeout, None
+                return reply._replace(timeout=timeout, text=remark)
         except DeviceError as error:
             return reply._replace(error=-1, armed=self.device is not None, text=str(error))
         except OSError as error:
@@ -166,25 +182,45 @@ class Guard:
             # An armed device of an earlier guard: neither programmed nor pinged, only PING decides about that.
             self.device = Device.adopt(KernelNode(paths[0], fd), request.value, self._now)
         else:
-            self.device = arm_first(request.value, paths, self._open_node, self._now)
+            self.device = arm_first(request.value, paths, self._open_node, self._now, nearest=request.nearest)
         device = self.device
         boot = -1 if device.boot_status is None else int(device.boot_status)
-        said = f"{device.node.path}\t{device.support.identity}"
+        said = f"{device.node.path}\t{device.support.identity}\t{device.remark}"
         return reply._replace(
-            armed=True, pinged_at=device.last_ping, value=boot, lateness=device.lateness, text=said
+            armed=True,
+            pinged_at=device.last_ping,
+            value=boot,
+            lateness=device.lateness,
+            timeout=device.fire_timeout,
+            text=said,
         )
 
     def _ping(self, device: Device, request: Request, reply: Reply) -> Reply:
         if self._now() >= request.heartbeat_until:
             return reply._replace(error=errno.ESTALE, armed=True, text="the daemon's word is too old")
-        outcome = device.ping(request.earliest_expire or None)
+        return self._judged(device, device.ping(request.earliest_expire or None), request, reply)
+
+    def _program(self, device: Device, request: Request, reply: Reply) -> Reply:
+        if self._now() >= request.heartbeat_until:
+            return reply._replace(error=errno.ESTALE, armed=True, text="the daemon's word is too old")
+        outcome = device.reprogram(request.value, request.earliest_expire or None, request.nearest)
+        return self._judged(device, outcome, request, reply)
+
+    def _judged(self, device: Device, outcome: PingOutcome, request: Request, reply: Reply) -> Reply:
         if outcome.must_restart:
             self._restart_host(
                 f"a ping took effect after a client's expiry {request.earliest_expire} and cannot be taken back"
             )
         if outcome.pinged_at is None:
             return reply._replace(error=errno.ETIME, armed=True, text="too late for the first client to expire")
-        return reply._replace(armed=True, pinged_at=outcome.pinged_at, shortened_to=outcome.shortened_to)
+        return reply._replace(
+            armed=True,
+            pinged_at=outcome.pinged_at,
+            shortened_to=outcome.shortened_to,
+            lateness=device.lateness,
+            timeout=device.fire_timeout,
+            text=device.remark,
+        )
 
 
 def serve(guard: Guard, control: socket.socket) -> None:
@@ -264,6 +300,9 @@ def restart_now(reason: str) -> None:
 
 def main(control_fd: int, listener_fd: int) -> None:
     """The process: `python -m holdfast.watchdog.guard CONTROL_FD LISTENER_FD`."""
+    # Only the end of the daemon ends it; a service manager may send these to all processes of the service.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=control_fd) as control, socket.socket(fileno=listener_fd) as listener:
         guard = Guard(restart_now)
         serve(guard, control)

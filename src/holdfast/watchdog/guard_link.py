@@ -1,6 +1,6 @@
 """The daemon's end of the guard: starts it, asks it, replaces it (see `guard` for why it is a process of its own).
 
-Every request is answered within `REPLY_S`, or the guard is killed and replaced; the device's descriptor is open
+Every request is answered within its limit, or the guard is killed and replaced; the device's descriptor is open
 here too, so that nothing is closed, and so nothing pinged, by that. While there is no guard nobody pings.
 """
 
@@ -14,17 +14,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from holdfast.watchdog import timing
 from holdfast.watchdog.device import DeviceError
 from holdfast.watchdog.guard import REPLY_SIZE, Op, Reply, Request, decode_reply
 from holdfast.watchdog.keeper import Armed, Pinged
 
 log = logging.getLogger(__name__)
 
-REPLY_S: Final = 5.0
-"""For a driver that takes its time (a BMC); the ping interval of the shortest timeout is 1 s, it fires after 5."""
+REPLY_S: Final = timing.MAX_REPLY_S
+"""For everything but a ping, which has less (`timing.reply_limit`): a guard's start takes longer."""
+ARM_S: Final = 15.0
+"""For the first request to a new guard: its start on a busy host counts too."""
 MIN_BETWEEN_STARTS_S: Final = 1.0
 """A guard that dies at once is not started in a tight loop."""
 SUCCESSION_S: Final = 2.0
@@ -58,28 +61,58 @@ class GuardLink:
         """Of the guard; 0: there is none."""
         return self._process.pid if self._process is not None else 0
 
+    async def start(self) -> None:
+        """A guard that waits: nobody who wants the device armed should have to wait for a process to start."""
+        async with self._lock:
+            if self._control is None:
+                await self._start()
+
     # -- keeper.Pinger ---------------------------------------------------------------------------------------
 
-    async def arm(self, timeout: int) -> Armed:
-        """An inherited descriptor is armed already; else the first device that does exactly `timeout`."""
+    async def arm(self, timeout: int, nearest: bool = False) -> Armed:
+        """An inherited descriptor is armed already; else the first device that does `timeout`."""
         async with self._lock:
             if self._device_fd >= 0:
                 reply = await self._readopt()
             else:
-                reply = await self._ask(Request(Op.ARM, value=timeout, text="\n".join(self._paths)))
+                request = Request(Op.ARM, value=timeout, text="\n".join(self._paths), nearest=nearest)
+                reply = await self._ask(request, limit_s=ARM_S)
                 if reply.error or self._device_fd < 0:
                     raise DeviceError(reply.text or os.strerror(max(reply.error, 0)))
                 self._device_path = reply.text.split("\t")[0]
-                self._timeout = timeout
-            path, _, identity = reply.text.partition("\t")
-            return Armed(path, identity, reply.lateness, reply.pinged_at, reply.value)
+                self._timeout = reply.timeout
+            path, identity, remark = (*reply.text.split("\t"), "", "")[:3]
+            return Armed(path, identity, reply.lateness, reply.pinged_at, reply.value, reply.timeout, remark)
 
     async def ping(self, earliest_expire: int | None, heartbeat_until: float) -> Pinged:
         async with self._lock:
             if self._control is None and self._device_fd >= 0:
                 await self._readopt()
             request = Request(Op.PING, earliest_expire=earliest_expire or 0, heartbeat_until=heartbeat_until)
+            return self._pinged(await self._ask(request, limit_s=timing.reply_limit(self._timeout)))
+
+    async def program(
+        self, timeout: int, nearest: bool, earliest_expire: int | None, heartbeat_until: float
+    ) -> Pinged:
+        """Another timeout; pings."""
+        async with self._lock:
+            if self._control is None and self._device_fd >= 0:
+                await self._readopt()
+            request = Request(
+                Op.PROGRAM,
+                earliest_expire=earliest_expire or 0,
+                heartbeat_until=heartbeat_until,
+                value=timeout,
+                nearest=nearest,
+            )
+            # A guard that dies over this may have done it or not: its successor accepts both.
+            self._timeout = max(self._timeout, timeout)
             reply = await self._ask(request)
+            if not reply.error:
+                self._timeout = reply.timeout
+            return self._pinged(reply)
+
+    def _pinged(self, reply: Reply) -> Pinged:
         if reply.error in (errno.ETIME, errno.ESTALE):
             return Pinged(None)
         if reply.error == errno.ENODEV:
@@ -87,7 +120,18 @@ class GuardLink:
             raise DeviceError(reply.text, gone=True)
         if reply.error:
             raise DeviceError(reply.text)
-        return Pinged(reply.pinged_at, reply.shortened_to)
+        return Pinged(reply.pinged_at, reply.shortened_to, reply.timeout, reply.lateness, reply.text)
+
+    async def hand_over(self, timeout: int) -> tuple[int, str]:
+        """Armed with the nearest to `timeout` and closed without being stopped: what it has now, and a remark."""
+        async with self._lock:
+            if self._control is None and self._device_fd >= 0:
+                await self._readopt()
+            reply = await self._ask(Request(Op.HAND_OVER, value=timeout))
+            if reply.error:
+                raise DeviceError(reply.text)
+            self._forget_device()
+            return reply.timeout, reply.text
 
     async def disarm(self) -> bool:
         async with self._lock:
@@ -98,7 +142,7 @@ class GuardLink:
             self._forget_device()
             return reply.error == 0
 
-    async def set_pretimeout(self, pretimeout: int, governor: str) -> str:
+    async def set_pretimeout(self, pretimeout: int, governor: str = "") -> str:
         """Returns what could not be done, or nothing."""
         async with self._lock:
             reply = await self._ask(Request(Op.PRETIMEOUT, value=pretimeout, text=governor))
@@ -143,17 +187,19 @@ class GuardLink:
     async def _readopt(self) -> Reply:
         """A new guard takes the descriptor that we hold: neither programmed nor pinged by that."""
         request = Request(Op.ARM, value=self._timeout, text=self._device_path)
-        reply = await self._ask(request, self._device_fd)
+        reply = await self._ask(request, self._device_fd, ARM_S)
         if reply.error:
             raise DeviceError(reply.text)
         return reply
 
-    async def _ask(self, request: Request, fd: int = -1) -> Reply:
+    async def _ask(self, request: Request, fd: int = -1, limit_s: float = REPLY_S) -> Reply:
+        if self._process is not None and self._process.poll() is not None:
+            self._end_guard()
         control = self._control or await self._start()
         self._seq += 1
         request = request._replace(seq=self._seq)
         try:
-            async with asyncio.timeout(REPLY_S):
+            async with asyncio.timeout(limit_s):
                 await self._send(control, request, fd)
                 while True:
                     reply, received = await self._receive(control)
@@ -162,7 +208,7 @@ class GuardLink:
         except (OSError, ValueError, TimeoutError) as error:
             self._end_guard()
             raise DeviceError(
-                f"watchdog guard: {error or f'no answer in {REPLY_S:g} s'}; it is replaced"
+                f"watchdog guard: {error or f'no answer in {limit_s:g} s'}; it is replaced"
             ) from error
         if received >= 0:
             self._take(received)
@@ -222,6 +268,7 @@ class GuardLink:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 cwd="/",
+                env=_with_our_package(os.environ),
             )
         ours.setblocking(False)
         self._control = ours
@@ -251,6 +298,12 @@ class GuardLink:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(_wait_for, process)
+
+
+def _with_our_package(environ: Mapping[str, str]) -> dict[str, str]:
+    """So that the guard is of the same version as we are, wherever we were loaded from."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return {**environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, environ.get("PYTHONPATH"))))}
 
 
 def _wait_for(process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from holdfast.watchdog import timing, wire
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 1.0
 """How long the guard may take our word for a ping: from the look at the clients to the ping itself."""
+OWN_TIMEOUT: Final = -1
+"""As `runtime_timeout`: the device's own, `RuntimeWatchdogSec=default`."""
+MIN_BEFORE_PRETIMEOUT_S: Final = 4
+"""Between a ping and the event before the reset: four times the shortest interval of pings."""
 REARM_PAUSE_S: Final = 5.0
 """Between two tries to arm a device that could not be armed, or that was lost, while clients rely on it."""
 
@@ -40,6 +44,10 @@ class Armed:
     """CLOCK_MONOTONIC; 0 for a device that was armed by an earlier daemon and has not been pinged by us."""
     boot_status: int = -1
     """The driver's word on the last reset, -1 when it has none."""
+    timeout: int = 0
+    """In force, seconds."""
+    remark: str = ""
+    """When that is not what was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +58,31 @@ class Pinged:
     """CLOCK_MONOTONIC; None: withheld, it was too late."""
     shortened_to: int = 0
     """It was late, and the device has this timeout now."""
+    timeout: int = 0
+    """In force, seconds."""
+    lateness: float = 0.0
+    remark: str = ""
 
 
 class Pinger(Protocol):
     """The device behind the guard's socket. Every call ends within a bound; DeviceError otherwise."""
 
-    async def arm(self, timeout: int) -> Armed:
-        """Armed with exactly `timeout` seconds, and pinged."""
+    async def arm(self, timeout: int, nearest: bool = False) -> Armed:
+        """Armed with exactly `timeout` seconds, and pinged. `nearest`: or the nearest possible; 0: what it has."""
+        ...
+
+    async def program(
+        self, timeout: int, nearest: bool, earliest_expire: int | None, heartbeat_until: float
+    ) -> Pinged:
+        """Another timeout; pings, and is withheld like a ping."""
+        ...
+
+    async def set_pretimeout(self, pretimeout: int, governor: str = "") -> str:
+        """From the next ping on; returns what could not be done, or nothing."""
+        ...
+
+    async def hand_over(self, timeout: int) -> tuple[int, str]:
+        """Left running for a shutdown: what it has now, and a remark."""
         ...
 
     async def ping(self, earliest_expire: int | None, heartbeat_until: float) -> Pinged: ...
@@ -84,9 +110,13 @@ class Observer(Protocol):
 
     def resumed(self) -> None: ...
 
-    def armed(self, armed: Armed, timeout: int) -> None: ...
+    def late_ping(self, shortened_to: int) -> None: ...
 
-    def disarmed(self) -> None: ...
+    def armed(self, armed: Armed, interval: int) -> None: ...
+
+    def disarmed(self, stopped: bool) -> None: ...
+
+    def client_dead(self, client: Client) -> None: ...
 
     def lost(self, reason: str) -> None: ...
 
@@ -101,14 +131,20 @@ class Keeper:
         *,
         checks: Checks = no_checks,
         runtime_timeout: int = 0,
+        pretimeout: int = 0,
+        pretimeout_governor: str = "",
         observer: Observer | None = None,
     ) -> None:
-        """`runtime_timeout`: seconds; the host is guarded also when nobody asks for it. 0: only on demand."""
+        """`runtime_timeout`: seconds; the host is guarded also when nobody asks for it. 0: only on demand;
+        `OWN_TIMEOUT`: with what the device has. `pretimeout`: seconds before the reset, 0 for none.
+        """
         self.clients = Clients()
         self.phase = Phase.DISARMED
         self.armed: Armed | None = None
         self.fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
         """What clients are told and may rely on: at the latest this long after an expiry the host is reset."""
+        self.failures: Sequence[str] = ()
+        """What forbade the last ping."""
         self.last_ping = 0.0
         self.last_test = 0.0
         self.changed = asyncio.Event()
@@ -117,6 +153,13 @@ class Keeper:
         self._now = now
         self._checks = checks
         self._runtime_timeout = runtime_timeout
+        self._runtime_actual = 0
+        """What the device took for it."""
+        self._pretimeout_wanted = (pretimeout, pretimeout_governor)
+        self.pretimeout = 0
+        """In force, seconds."""
+        self.handed_over = False
+        """The device runs for the end of a shutdown: it is not ours any more."""
         self._observer = observer
         self._stepping = asyncio.Lock()
         self._next_arm = 0.0
@@ -130,15 +173,39 @@ class Keeper:
 
     @property
     def device_timeout(self) -> int:
-        """What the device is programmed with: never longer than what clients were told."""
-        return min(self.fire_timeout, self._runtime_timeout or self.fire_timeout)
+        """What the device is programmed with, or would be: never longer than what clients were told."""
+        if self.armed is not None and self.armed.timeout:
+            return self.armed.timeout
+        return self._wanted[0] or self.fire_timeout
+
+    @property
+    def told_timeout(self) -> int:
+        """What clients are told: the promise; more when the device could not be made to keep it."""
+        if self.armed is not None and self.clients.arming:
+            return max(self.fire_timeout, self.armed.timeout)
+        return self.fire_timeout
+
+    @property
+    def _wanted(self) -> tuple[int, bool]:
+        """The timeout to arm with, and whether the nearest possible one will do. 0: what the device has."""
+        runtime = self._runtime_timeout
+        if runtime == OWN_TIMEOUT:
+            return 0, True
+        if not runtime or (self.clients.arming and runtime > self.fire_timeout):
+            return self.fire_timeout, False
+        return runtime, True
 
     @property
     def test_interval(self) -> int:
         """Seconds between two tests now, as STATUS tells it."""
         if self.withholding:
             return timing.RECOVERY_INTERVAL_S
-        return max(1, min(timing.interval_of(self.fire_timeout), self.device_timeout // 4))
+        return self.normal_interval
+
+    @property
+    def normal_interval(self) -> int:
+        """Seconds between two tests while all is well."""
+        return timing.ping_interval(self.fire_timeout, self.device_timeout, self.pretimeout)
 
     @property
     def in_use(self) -> bool:
@@ -152,33 +219,68 @@ class Keeper:
             self.changed.set()
             return None
         if message.cmd == Command.STATUS:
+            if self._is_too_long:
+                # The client has just begun to rely on it, and is told what holds from now on.
+                await self.test_if_due()
             return wire.status_reply(
                 raw,
                 test_interval=self.test_interval,
-                fire_timeout=self.fire_timeout,
+                fire_timeout=await self._promised_to(client),
                 last_keepalive=int(self.last_ping),
             )
+        if message.cmd == Command.SUPERSEDE:
+            done = self.clients.supersede(client)
+            if done:
+                log.warning("client %d pid %d answers for the dead %s", client.ci, client.pid, client.name)
+                self.changed.set()
+            return wire.open_reply(raw, int(done))
         if message.cmd == Command.OPEN_WATCHDOG:
             return wire.open_reply(raw, await self._open_for(client, message))
         return None
 
+    async def _promised_to(self, client: Client) -> int:
+        """For STATUS. An old client asks behind REFCOUNT_SET and then believes itself guarded: arm before that.
+
+        0 for a client that relies on a device that cannot be armed: it refuses to go on, as any other number
+        than its own makes it.
+        """
+        unarmed = (Phase.DISARMED, Phase.LOST)
+        if client.arms and self.phase in unarmed:
+            await self.test_if_due()
+            if self.phase in unarmed:
+                return 0
+        return self.told_timeout
+
     async def _open_for(self, client: Client, message: Message) -> int:
         """The timeout in force, 0 when there is none. The first one who asks decides, the others compare."""
         async with self._stepping:
-            if self.phase is Phase.DISARMED:
-                if not self._may_arm():
-                    return 0
-                before = self.fire_timeout
+            if self.handed_over:
+                return 0
+            alone = not any(one.arms for one in self.clients if one is not client)
+            if self.phase is Phase.DISARMED or (alone and self.phase is Phase.PINGING):
+                before = self.fire_timeout, client.asked_for
                 if not timing.MIN_FIRE_TIMEOUT_S <= message.fire_timeout <= timing.MAX_FIRE_TIMEOUT_S:
+                    log.error(
+                        "fire timeout %d s refused: possible are %d to %d",
+                        *(message.fire_timeout, timing.MIN_FIRE_TIMEOUT_S, timing.MAX_FIRE_TIMEOUT_S),
+                    )
                     return 0
-                self.fire_timeout = message.fire_timeout
-                if not await self._step(Event.NEEDED):
-                    self.fire_timeout = before
+                self.fire_timeout = client.asked_for = message.fire_timeout
+                if not await self._keeps_promise():
+                    self.fire_timeout, client.asked_for = before
+                    log.error("fire timeout %d s refused: the device cannot do it", message.fire_timeout)
                     return 0
             if self.phase in (Phase.DISARMED, Phase.LOST):
                 return 0
             client.asked_for = message.fire_timeout
-            return self.fire_timeout
+            return self.told_timeout
+
+    async def _keeps_promise(self) -> bool:
+        """Arm or reprogram the device for the present promise; False: it cannot be done."""
+        if self.phase is Phase.DISARMED and not (self._may_arm() and await self._step(Event.NEEDED)):
+            return False
+        await self._adjust()
+        return not self._is_too_long
 
     def closed(self, client: Client) -> None:
         """A connection ended."""
@@ -187,6 +289,8 @@ class Keeper:
                 "client dead ci %d pid %d renewal %d expire %d %s: nobody can extend it any more",
                 *(client.ci, client.pid, client.renewal, client.expire, client.name),
             )
+            if self._observer:
+                self._observer.client_dead(client)
         self.changed.set()
 
     # -- the tests -------------------------------------------------------------------------------------------
@@ -213,11 +317,97 @@ class Keeper:
 
     @property
     def _is_needed(self) -> bool:
-        return bool(self._runtime_timeout) or self.clients.arming
+        return not self.handed_over and (bool(self._runtime_timeout) or self.clients.arming)
+
+    @property
+    def _is_too_long(self) -> bool:
+        """The device was armed for longer than somebody now relies on."""
+        return self.armed is not None and self.clients.arming and self.armed.timeout > self.fire_timeout
+
+    @property
+    def _is_lowered(self) -> bool:
+        """The device has a client's timeout, and nobody relies on that any more."""
+        return (
+            self.armed is not None and not self.clients.arming and 0 < self._runtime_actual != self.armed.timeout
+        )
+
+    async def _adjust(self) -> None:
+        """Another timeout for the armed device, when those who rely on it have changed."""
+        if self.phase is not Phase.PINGING or self.armed is None:
+            return
+        if not self.clients.arming:
+            self.fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
+        if not self._is_too_long and not self._is_lowered:
+            return
+        wanted = self._runtime_actual if self._is_lowered else self.fire_timeout
+        try:
+            done = await self._pinger.program(
+                wanted, self._is_lowered, self.clients.earliest_expire, self._now() + HEARTBEAT_S
+            )
+        except DeviceError as error:
+            # It may have been changed all the same: from now on the longer one counts as in force.
+            self.armed = replace(self.armed, timeout=max(self.armed.timeout, wanted))
+            log.error("watchdog timeout not changed to %d s: %s", wanted, error)
+            return
+        if done.at is None:
+            return  # Too late for somebody: the next test says so.
+        self.last_ping = done.at
+        self.armed = replace(self.armed, timeout=done.timeout, lateness=done.lateness)
+        log.warning("%s: fires %d s after the last ping from now on", self.armed.path, done.timeout)
+        await self._set_pretimeout()
+        if self._observer:
+            self._observer.armed(self.armed, self.test_interval)
+
+    async def _set_pretimeout(self) -> None:
+        """An event before the reset. It takes effect with the next ping."""
+        assert self.armed is not None
+        wanted, governor = self._pretimeout_wanted
+        if not wanted and not self.pretimeout:
+            return
+        if self.armed.timeout - wanted < MIN_BEFORE_PRETIMEOUT_S:
+            log.error(
+                "pretimeout %d s not used: it leaves less than %d s of the timeout of %d s",
+                *(wanted, MIN_BEFORE_PRETIMEOUT_S, self.armed.timeout),
+            )
+            wanted = 0
+        try:
+            refused = await self._pinger.set_pretimeout(wanted, governor if wanted else "")
+        except DeviceError as error:
+            refused = str(error)
+        self.pretimeout = 0 if refused else wanted
+        if refused:
+            log.error("%s: %s", self.armed.path, refused)
+        elif wanted:
+            log.warning("%s: pretimeout %d s from the next ping on", self.armed.path, wanted)
+
+    async def hand_over(self, timeout: int) -> int:
+        """Leave the device running with the nearest to `timeout` for a shutdown that may hang; what it has then.
+
+        DeviceError: somebody relies on it, something is not well, or the device fails.
+        """
+        async with self._stepping:
+            if self.clients.arming:
+                raise DeviceError(f"the watchdog is in use by {self.users()}: stop them first")
+            if self.withholding or not self._may_arm():
+                raise DeviceError("a check fails: the ping that the hand-over is would be withheld")
+            if self.armed is None:
+                self.armed = await self._pinger.arm(timeout, True)
+            actual, remark = await self._pinger.hand_over(timeout)
+            if remark:
+                log.error("%s", remark)
+            self.armed, self.phase, self.handed_over = None, Phase.DISARMED, True
+            self.last_ping = self._now()
+            log.warning("watchdog left running for the shutdown: it fires in %d s", actual)
+            return actual
+
+    def users(self) -> str:
+        """Who relies on the device, for people."""
+        return ", ".join(f"{one.name or '?'} (pid {one.pid})" for one in self.clients if one.arms)
 
     async def test_if_due(self) -> None:
         """One test, if it is time; else only what does not wait for the next test: arming and disarming."""
         async with self._stepping:
+            await self._adjust()
             now = self._now()
             if self.phase in (Phase.DISARMED, Phase.LOST):
                 if self._is_needed and now >= self._next_arm and self._may_arm():
@@ -226,7 +416,7 @@ class Keeper:
                 await self._step(Event.PASS if self.withholding else Event.UNUSED)
             elif now >= self.last_test + self.test_interval or self.withholding:
                 self.last_test = now
-                failures = [*await self._checks(), *self.expired()]
+                self.failures = failures = [*await self._checks(), *self.expired()]
                 await self._step(Event.FAIL if failures else Event.PASS, failures)
 
     def _may_arm(self) -> bool:
@@ -309,13 +499,20 @@ class Keeper:
         return True
 
     async def _arm(self) -> None:
-        self.armed = armed = await self._pinger.arm(self.device_timeout)
+        wanted, nearest = self._wanted
+        self.armed = armed = await self._pinger.arm(wanted, nearest)
+        if not armed.timeout:
+            self.armed = armed = replace(armed, timeout=wanted)
+        if self._runtime_timeout and nearest:
+            self._runtime_actual = armed.timeout
         self.last_ping = self.last_test = armed.pinged_at
-        log.warning(
-            "%s (%s) armed: fires %d s after the last ping", armed.path, armed.identity, self.device_timeout
-        )
+        log.warning("%s (%s) armed: fires %d s after the last ping", armed.path, armed.identity, armed.timeout)
+        if armed.remark:
+            log.error("%s", armed.remark)
+        self.pretimeout = 0
+        await self._set_pretimeout()
         if self._observer:
-            self._observer.armed(armed, self.device_timeout)
+            self._observer.armed(armed, self.test_interval)
 
     async def _ping(self) -> bool:
         now = self._now()
@@ -330,6 +527,8 @@ class Keeper:
             log.error(
                 "a ping came late: the device has %d s now, so that it still fires in time", pinged.shortened_to
             )
+            if self._observer:
+                self._observer.late_ping(pinged.shortened_to)
         if self._observer:
             self._observer.pinged(pinged.at)
         return True
@@ -337,12 +536,13 @@ class Keeper:
     async def _disarm(self) -> None:
         stopped = await self._pinger.disarm()
         self.armed = None
+        self.fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
         if stopped:
             log.warning("nobody needs the watchdog: disarmed")
         else:
             log.error("the watchdog cannot be disarmed (nowayout): it resets this host unless it is opened again")
         if self._observer:
-            self._observer.disarmed()
+            self._observer.disarmed(stopped)
 
     def _log_withheld(self, failures: Sequence[str]) -> None:
         for failure in failures:

@@ -30,6 +30,8 @@ class Quirk:
     """`V` works although the options do not say so."""
     survives_panic: bool = True
     """False: a panicked kernel is not reset by it."""
+    tells_reset: bool = False
+    """Its boot status says whether it caused the last reset; many drivers always say 0."""
     note: str = ""
     """One sentence for people."""
 
@@ -61,6 +63,7 @@ QUIRKS: Final[dict[str, Quirk]] = {
             "i6300ESB timer",
             late_per_s=0.017,
             max_timeout_s=2046,
+            tells_reset=True,
             note="two timers in series count ticks that are a little too long: about 1 s late at 60 s",
         ),
         Quirk("IB700 WDT", min_timeout_s=2, max_timeout_s=30, late_s=1.0, note="a timeout of 1 s fires at once"),

@@ -13,15 +13,16 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from holdfast.leased.processes import start_time
+from holdfast.daemons.processes import start_time
 from holdfast.watchdog import wire
-from holdfast.watchdog.clients import Client
+from holdfast.watchdog.clients import MAX_CLIENTS, Client
 from holdfast.watchdog.keeper import Keeper
 from holdfast.watchdog.wire import MESSAGE_SIZE, Command
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 128
+BACKLOG: Final = MAX_CLIENTS
+"""As many as can be served: who connects without blocking is then refused by us, not by the kernel."""
 MAX_DUMP_BYTES: Final = 1 << 20
 ACCEPT_PAUSE_S: Final = 0.5
 """After accept(2) failed for want of descriptors or memory."""
@@ -70,7 +71,7 @@ class Server:
 
     async def _serve(self, sock: socket.socket, client: Client) -> None:
         loop = asyncio.get_running_loop()
-        pid = _peer_pid(sock)
+        pid, client.uid = _peer(sock)
         start = start_time(pid) or 0
         buffer = bytearray()
         with sock:
@@ -105,5 +106,7 @@ class Server:
 _UCRED: Final = struct.Struct("3i")
 
 
-def _peer_pid(sock: socket.socket) -> int:
-    return int(_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0])
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """pid and uid."""
+    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid

@@ -2,14 +2,14 @@
 
 `load` gives each effective value with the place that it came from. What cannot be understood is reported and
 leaves the previous value, as systemd does it; what systemd does silently and leaves the host unprotected by (a
-timeout out of the device's range) is decided in `effective_timeout`, and said.
+timeout out of the device's range) is decided in `nearest`, and said.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -172,43 +172,3 @@ def parse_watchdog_span(text: str) -> int:
 def whole_seconds(usec: int) -> int:
     """What is programmed: rounded up, at most what the kernel can count."""
     return min(-(-usec // USEC_PER_SEC), MAX_TIMEOUT_S)
-
-
-@dataclass(frozen=True, slots=True)
-class Programmed:
-    """What became of a wanted timeout."""
-
-    timeout_s: int
-    """In force; 0: the device could not be programmed."""
-    remark: str = ""
-    """When it is not what was wanted: one sentence for people."""
-
-
-def effective_timeout(
-    wanted_s: int, try_timeout: Callable[[int], int | None], lowest: int, highest: int
-) -> Programmed:
-    """Program `wanted_s` or the nearest value that is safe, and say so (spec 8.4).
-
-    `try_timeout` programs a value and returns the one in force, None when it is out of range; `lowest` and
-    `highest` are the device's own limits (0: unknown). Where systemd gives up on a value out of range and leaves
-    the host unprotected, we take the nearest possible one: a host that resets at another time than wished is
-    better off than one that does not reset. A caller to whom the exact value is a promise (leases) compares and
-    refuses.
-    """
-    for value in dict.fromkeys(_candidates(wanted_s, lowest, highest)):
-        actual = try_timeout(value)
-        if actual:
-            if actual == wanted_s:
-                return Programmed(actual)
-            return Programmed(actual, f"timeout {wanted_s} s is not possible, the device has {actual} s")
-    return Programmed(0, f"timeout {wanted_s} s is not possible, and neither is any value that was tried")
-
-
-def _candidates(wanted_s: int, lowest: int, highest: int) -> Iterator[int]:
-    yield wanted_s
-    if highest and wanted_s > highest:
-        yield highest
-    if lowest and wanted_s < lowest:
-        yield lowest
-    # Legacy drivers do not tell their limits: what common devices can do, the nearest first.
-    yield from sorted((65535, 2046, 600, 255, 120, 60, 30), key=lambda value: abs(value - wanted_s))

@@ -46,6 +46,9 @@ RECOVERY_INTERVAL_S: Final = 1
 
 MIN_SHORTENED_TIMEOUT_S: Final = 1
 
+MAX_REPLY_S: Final = 5.0
+"""For a driver that takes its time (a BMC)."""
+
 
 def interval_of(fire_timeout: int) -> int:
     """Between two pings, seconds, as the original has it: clients choose their expiries by it (spec 3.6)."""
@@ -56,6 +59,23 @@ def interval_of(fire_timeout: int) -> int:
     if fire_timeout >= 10:
         return 2
     return 1
+
+
+def reply_limit(fire_timeout: int) -> float:
+    """How long the guard may take for a ping until it is replaced, seconds.
+
+    A guard that hangs from right after a ping on is missed one interval later; what is left then must do for
+    this, and for a new process to start and to ping, before the device fires. 0: the device is not armed.
+    """
+    return min(MAX_REPLY_S, fire_timeout / 4) if fire_timeout else MAX_REPLY_S
+
+
+def ping_interval(fire_timeout: int, device_timeout: int, pretimeout: int) -> int:
+    """Between two pings, seconds: the original's interval, and at most a quarter of what the device counts.
+
+    systemd pings between a quarter and half of the timeout without the pretimeout (spec 2.6).
+    """
+    return max(1, min(interval_of(fire_timeout), (device_timeout - pretimeout) // 4))
 
 
 def ping_limit(expire: int, lateness: float) -> float:

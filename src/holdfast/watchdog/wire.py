@@ -25,6 +25,9 @@ class Command(enum.IntEnum):
     STATUS = 5
     DUMP_DEBUG = 6
     OPEN_WATCHDOG = 7
+    SUPERSEDE = 0x48465001
+    """Ours only: this client answers from now on for what a dead one of its name left behind. Replied like
+    OPEN_WATCHDOG, with 1 when there was one; the original ignores it."""
 
 
 class Message(NamedTuple):
@@ -85,7 +88,7 @@ def status_reply(request: bytes, *, test_interval: int, fire_timeout: int, last_
 
 
 def open_reply(request: bytes, fire_timeout: int) -> bytes:
-    """The request copied back with the timeout in force; 0 means that the device could not be armed."""
+    """The request copied back with the timeout in force; 0 means that it could not be done."""
     reply = bytearray(request)
     struct.pack_into("=I", reply, 20, fire_timeout)
     return bytes(reply)

@@ -100,6 +100,9 @@ RELEASE_ALL: Final = 0x1
 RELEASE_RENAME: Final = 0x2
 RELEASE_ORPHAN: Final = 0x4
 CONVERT_OWNER_NOWAIT: Final = 0x8
+REGISTER_AGAIN: Final = 0x1
+"""Holdfast only, ignored by the original: data is the token number of a lease that this process holds without a
+connection since the daemon was started again."""
 REQUEST_NEXT_LVER: Final = 0x1
 REQUEST_FORCE: Final = 1
 REQUEST_GRACEFUL: Final = 2

@@ -44,6 +44,7 @@ class FormatError(ValueError):
 
 
 def pack_name(name: str) -> bytes:
+    """At most 48 bytes; FormatError -22 beyond. Bytes that are no UTF-8 come as surrogates."""
     raw = name.encode("utf-8", "surrogateescape")
     if len(raw) > NAME_SIZE:
         raise FormatError(f"name is {len(raw)} bytes long, at most {NAME_SIZE} are possible: {name!r}", -22)
@@ -51,10 +52,12 @@ def pack_name(name: str) -> bytes:
 
 
 def decode_text(raw: bytes) -> str:
+    """Up to the first NUL, or all."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def pack_path(path: str) -> bytes:
+    """At most 1023 bytes, so that a NUL follows; FormatError beyond."""
     raw = path.encode("utf-8", "surrogateescape")
     if len(raw) >= PATH_SIZE:
         raise FormatError(
@@ -99,6 +102,7 @@ class Disk(NamedTuple):
 
 
 def decode_disk(raw: ReadableBytes, offset: int = 0) -> Disk:
+    """`sanlk_disk` at `offset`."""
     path, position, pad1, pad2 = _DISK.unpack_from(raw, offset)
     return Disk(_decode_path(path), position, pad1, pad2)
 
@@ -173,6 +177,7 @@ class Lockspace(NamedTuple):
 
 
 def decode_lockspace(raw: ReadableBytes, offset: int = 0) -> Lockspace:
+    """`sanlk_lockspace` at `offset`."""
     name, host_id, flags, _, path, position, pad1, pad2 = _LOCKSPACE.unpack_from(raw, offset)
     return Lockspace(decode_text(name), host_id, flags, Disk(_decode_path(path), position, pad1, pad2))
 
@@ -189,6 +194,7 @@ class Options(NamedTuple):
 
 
 def decode_options(raw: ReadableBytes, offset: int = 0) -> Options:
+    """`sanlk_options` at `offset`."""
     owner_name, flags, length = _OPTIONS.unpack_from(raw, offset)
     return Options(decode_text(owner_name), flags, length)
 
@@ -207,6 +213,7 @@ class Host(NamedTuple):
 
 
 def decode_host(raw: ReadableBytes, offset: int = 0) -> Host:
+    """`sanlk_host` at `offset`."""
     return Host._make(_HOST.unpack_from(raw, offset))
 
 
@@ -223,6 +230,7 @@ class HostEvent(NamedTuple):
 
 
 def decode_host_event(raw: ReadableBytes, offset: int = 0) -> HostEvent:
+    """`sanlk_host_event` at `offset`."""
     return HostEvent._make(_HOST_EVENT.unpack_from(raw, offset))
 
 
@@ -250,6 +258,7 @@ class Rindex(NamedTuple):
 
 
 def decode_rindex(raw: ReadableBytes, offset: int = 0) -> Rindex:
+    """`sanlk_rindex` at `offset`."""
     flags, max_resources, unused, name, path, position, pad1, pad2 = _RINDEX.unpack_from(raw, offset)
     return Rindex(flags, max_resources, unused, decode_text(name), Disk(_decode_path(path), position, pad1, pad2))
 
@@ -267,6 +276,7 @@ class Rentry(NamedTuple):
 
 
 def decode_rentry(raw: ReadableBytes, offset: int = 0) -> Rentry:
+    """`sanlk_rentry` at `offset`."""
     name, *rest = _RENTRY.unpack_from(raw, offset)
     return Rentry(decode_text(name), *rest)
 
@@ -284,6 +294,7 @@ class EventMessage(NamedTuple):
 
 
 def decode_event_message(raw: ReadableBytes) -> EventMessage:
+    """`event_cb`, 80 bytes."""
     return EventMessage(decode_host_event(raw, 32), *_EVENT_SOURCE.unpack_from(raw, 64))
 
 

@@ -22,8 +22,6 @@ SEND_TIMEOUT_S: Final = 1.0
 JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 SYSLOG_SOCKET: Final = "/dev/log"
 SYSLOG_FACILITY_DAEMON: Final = 3
-IDENTIFIER: Final = "sanlock"
-"""What administrators already search for."""
 LOG_FILE_MODE: Final = 0o644
 _WARNING: Final = 4
 
@@ -153,7 +151,10 @@ class SystemLogSink:
         fields: Callable[[str], Mapping[str, str]],
         journal_path: str = JOURNAL_SOCKET,
         syslog_path: str = SYSLOG_SOCKET,
+        *,
+        identifier: str,
     ) -> None:
+        self._identifier = identifier
         self._fields = fields
         self._paths = (journal_path, syslog_path)
         self._socket: socket.socket | None = None
@@ -185,12 +186,12 @@ class SystemLogSink:
                 {
                     "MESSAGE": text,
                     "PRIORITY": str(entry.priority),
-                    "SYSLOG_IDENTIFIER": IDENTIFIER,
+                    "SYSLOG_IDENTIFIER": self._identifier,
                     "SYSLOG_FACILITY": str(SYSLOG_FACILITY_DAEMON),
                     **self._fields(text),
                 }
             )
-        head = f"<{SYSLOG_FACILITY_DAEMON << 3 | entry.priority}>{IDENTIFIER}[{os.getpid()}]: "
+        head = f"<{SYSLOG_FACILITY_DAEMON << 3 | entry.priority}>{self._identifier}[{os.getpid()}]: "
         return (head + text).encode("utf-8", "backslashreplace")
 
     def close(self) -> None:

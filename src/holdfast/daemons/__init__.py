@@ -1,0 +1,1 @@
+"""What every daemon of the package needs: log, background process, processes, priority. Knows none of them."""

@@ -18,6 +18,7 @@ from holdfast.service import messages
 from holdfast.service.commands import Command
 from holdfast.service.core import Core, Output
 from holdfast.service.events import (
+    Changed,
     Claim,
     Emergency,
     Emptied,
@@ -97,6 +98,8 @@ class World:
         self.log: list[str] = []
         self.events: list[tuple[int, str, str]] = []
         """Milliseconds, unit, what its process did."""
+        self.transcript: list[str] = []
+        """Milliseconds, unit, and what happened, in order; for people."""
         self.emergencies: list[str] = []
         self.spawned: list[tuple[str, Spawn]] = []
         self.done: dict[int, JobResult] = {}
@@ -168,6 +171,8 @@ class World:
 
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
+        if isinstance(what, Log | Changed | Emergency | JobDone):
+            self.transcript.append(f"{self.now // MS:>6} {unit:<10} {_told(what)}")
         if isinstance(what, Log):
             self.log.append(f"{unit}: {what.text}")
         elif isinstance(what, JobDone):
@@ -366,6 +371,16 @@ class World:
             "NotifyAccess": run.access,
             "WatchdogUSec": format_timespan(run.watchdog),
         }
+
+
+def _told(what: Log | Changed | Emergency | JobDone) -> str:
+    if isinstance(what, Log):
+        return what.text
+    if isinstance(what, Changed):
+        return f"{what.old.value} -> {what.new.value}"
+    if isinstance(what, Emergency):
+        return f"{what.action}: {what.reason}"
+    return f"job {what.type.value}: {what.result.value}"
 
 
 def _dumps_core(file: UnitFile) -> bool:

@@ -104,3 +104,48 @@ def test_notify(case: dict[str, Any]) -> None:
         assert "a.service: Status message in notification message is not UTF-8 clean, ignoring." in world.log
         return
     assert {key: shown[key] for key in keys} == {key: expected[key] for key in keys}
+
+
+CHAIN = """\
+     0 a.service  dead -> start
+     0 a.service  start -> start-post
+     0 a.service  start-post -> running
+     0 a.service  job start: done
+  1000 a.service  Watchdog timeout (limit 1s)!
+  1000 a.service  Killing process 101 with signal SIGABRT.
+  1000 a.service  running -> stop-watchdog
+  1000 a.service  Main process exited, code=killed, status=6/ABRT
+  1000 a.service  Failed with result 'watchdog'.
+  1000 a.service  stop-watchdog -> failed
+  1000 a.service  failed -> auto-restart
+  1100 a.service  Scheduled restart job, restart counter is at 1.
+  1100 a.service  auto-restart -> start
+  1100 a.service  start -> start-post
+  1100 a.service  start-post -> running
+  1100 a.service  job start: done
+  2100 a.service  Watchdog timeout (limit 1s)!
+  2100 a.service  Killing process 102 with signal SIGABRT.
+  2100 a.service  running -> stop-watchdog
+  2100 a.service  Main process exited, code=killed, status=6/ABRT
+  2100 a.service  Failed with result 'watchdog'.
+  2100 a.service  stop-watchdog -> failed
+  2100 a.service  failed -> auto-restart
+  2200 a.service  Scheduled restart job, restart counter is at 2.
+  2200 a.service  Start request repeated too quickly.
+  2200 a.service  Failed with result 'watchdog'.
+  2200 a.service  auto-restart -> failed
+  2200 a.service  job start: failed
+  2200 a.service  reboot-force: unit a.service failed"""
+
+
+def test_from_a_missing_ping_to_the_reboot() -> None:
+    """The chain of the watchdogs, old spellings in [Service]: hung, killed, restarted, and the host is reset."""
+    text = (
+        "[Unit]\nDefaultDependencies=no\n[Service]\nType=notify\nWatchdogSec=1s\nRestart=on-failure\n"
+        "StartLimitInterval=5min\nStartLimitBurst=2\nStartLimitAction=reboot-force\n"
+        "ExecStart=/probe/p n:READY=1 pause\n"
+    )
+    world = World({"a.service": text})
+    world.command("start", "a.service", wait=False)
+    world.advance(5000)
+    assert "\n".join(world.transcript) == CHAIN

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast import system_conf
+from holdfast.conf_text import Complaint
 from holdfast.timespan import INFINITY, USEC_PER_SEC, TimeSpanError, format_timespan, parse_timespan
-from holdfast.watchdog import conf_files
-from holdfast.watchdog.conf_files import Complaint
 
 MAX_TIMEOUT_S: Final = 4294967
 """What the kernel's watchdog core can count (UINT_MAX milliseconds)."""
@@ -103,8 +103,8 @@ def load(root: str = "/", command_line: str | None = None) -> Settings:
     """
     values = {key: Value(value) for key, value in _DEFAULTS.items()}
     complaints: list[Complaint] = []
-    for path in conf_files.files(root):
-        assignments, unreadable = conf_files.read(path)
+    for path in system_conf.files(root):
+        assignments, unreadable = system_conf.read(path)
         complaints += unreadable
         for one in assignments:
             key = _ALIASES.get(one.key, one.key)

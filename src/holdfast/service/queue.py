@@ -1,0 +1,133 @@
+"""The installed jobs: at most one per unit; who may run, and what the end of one means for others (spec 5.3 to
+5.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from holdfast.service.jobs import JobResult, JobType, merge, waits
+from holdfast.service.transaction import Installed, Plan
+from holdfast.service.units import Graph
+from holdfast.timespan import INFINITY
+
+
+@dataclass(slots=True)
+class Job:
+    """An installed job. Times in microseconds."""
+
+    id: int
+    unit: str
+    type: JobType
+    queued_at: int
+    irreversible: bool = False
+    ignore_order: bool = False
+    running: bool = False
+    blocked: bool = False
+    """Its unit said `again`: wait for its next state."""
+    deadline: int = INFINITY
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """A job has ended."""
+
+    id: int
+    unit: str
+    type: JobType
+    result: JobResult
+
+
+class Jobs:
+    """All installed jobs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._jobs: dict[str, Job] = {}
+        self._last_id = 0
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(tuple(self._jobs.values()))
+
+    def get(self, unit: str) -> Job | None:
+        """The unit's job."""
+        return self._jobs.get(unit)
+
+    def installed(self) -> dict[str, Installed]:
+        """For the next transaction."""
+        return {unit: Installed(job.type, job.irreversible) for unit, job in self._jobs.items()}
+
+    def install(self, plan: Plan, now: int, mode: str = "replace") -> tuple[int, list[JobDone]]:
+        """Take a plan's jobs over. The anchor's job id, and the jobs that had to give way."""
+        ended: list[JobDone] = []
+        if mode in ("isolate", "flush"):
+            kept = {planned.unit for planned in plan.jobs}
+            for job in self:
+                if job.unit not in kept:
+                    ended.append(self.remove(job, JobResult.CANCELED))
+        anchor = 0
+        for planned in plan.jobs:
+            old = self._jobs.get(planned.unit)
+            if old is not None:
+                merged = merge(old.type, planned.type)
+                if merged is None:
+                    ended.append(self.remove(old, JobResult.CANCELED))
+                    old = None
+                elif merged is not old.type:
+                    old.type, old.running, old.blocked = merged, False, False
+            if old is None:
+                self._last_id += 1
+                old = Job(self._last_id, planned.unit, planned.type, now, ignore_order=plan.ignore_order)
+                self._jobs[planned.unit] = old
+                old.deadline = _later(now, self._timeout(planned.unit))
+            old.irreversible = old.irreversible or plan.irreversible
+            if planned.unit == plan.anchor:
+                anchor = old.id
+        return anchor, ended
+
+    def _timeout(self, unit: str) -> int:
+        file = self._graph.unit(unit).file
+        return file.unit.job_timeout_sec if file else INFINITY
+
+    def may_run(self, job: Job) -> bool:
+        """Nobody is left who goes first."""
+        if job.running or job.blocked:
+            return False
+        if job.ignore_order:
+            return True
+        for kind, after in (("After", True), ("Before", False)):
+            for name in self._graph.of(job.unit, kind):
+                other = self._jobs.get(name)
+                if other is not None and waits(job.type, other.type, after):
+                    return False
+        return True
+
+    def begin(self, job: Job, now: int) -> None:
+        """It runs; the time for running begins."""
+        job.running = True
+        file = self._graph.unit(job.unit).file
+        if file is not None:
+            job.deadline = min(job.deadline, _later(now, file.unit.job_running_timeout_sec))
+
+    def remove(self, job: Job, result: JobResult) -> JobDone:
+        """The job is over."""
+        if self._jobs.get(job.unit) is job:
+            del self._jobs[job.unit]
+        return JobDone(job.id, job.unit, job.type, result)
+
+    def dependants_of_failure(self, done: JobDone) -> list[Job]:
+        """The jobs that end with `dependency` because this one failed: starts that still wait for it."""
+        if done.result.ok or done.result is JobResult.CANCELED or not done.type.starts:
+            return []
+        found = []
+        for kind in ("RequiredBy", "BoundBy", "RequisiteOf"):
+            for name in self._graph.of(done.unit, kind):
+                job = self._jobs.get(name)
+                if job is not None and job.type.starts and not job.running:
+                    found.append(job)
+        return found
+
+
+def _later(now: int, span: int) -> int:
+    return INFINITY if span == INFINITY else now + span

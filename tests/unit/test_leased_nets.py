@@ -16,7 +16,7 @@ from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.request import read_request
-from holdfast.leased import connection, core, membership, space_commands, wire
+from holdfast.leased import connection, connections, core, membership, space_commands, wire
 from holdfast.leased.clients import MIN_SLOTS, slots_for
 from holdfast.leased.keeper import Keeper
 from holdfast.leased.spaces import MAX_SPACES, Listed
@@ -251,8 +251,8 @@ def test_accepting_without_descriptors_neither_spins_nor_floods(
             listener = mock.Mock(wraps=really)
             listener.accept = no_more
             with (
-                mock.patch.object(core, "ACCEPT_PAUSE_S", 0.02),
-                mock.patch.object(host.daemon, "_listener", listener),
+                mock.patch.object(connections, "ACCEPT_PAUSE_S", 0.02),
+                mock.patch.object(host.daemon.connections, "_listener", listener),
             ):
                 waiting = await host.connect()
                 await host.until(lambda: tried >= 5)

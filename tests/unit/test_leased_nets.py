@@ -16,9 +16,9 @@ from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code
 from holdfast.lease.lockspace import Lockspace
 from holdfast.lease.request import read_request
-from holdfast.leased import connection, core, membership, space_commands, wire
+from holdfast.leased import connection, connections, core, membership, space_commands, wire
 from holdfast.leased.clients import MIN_SLOTS, slots_for
-from holdfast.leased.membership import _Keeper
+from holdfast.leased.keeper import Keeper
 from holdfast.leased.spaces import MAX_SPACES, Listed
 from holdfast.leased.wire import Command
 from tests.unit.leased_harness import LeasedHost, leased_host
@@ -251,8 +251,8 @@ def test_accepting_without_descriptors_neither_spins_nor_floods(
             listener = mock.Mock(wraps=really)
             listener.accept = no_more
             with (
-                mock.patch.object(core, "ACCEPT_PAUSE_S", 0.02),
-                mock.patch.object(host.daemon, "_listener", listener),
+                mock.patch.object(connections, "ACCEPT_PAUSE_S", 0.02),
+                mock.patch.object(host.daemon.connections, "_listener", listener),
             ):
                 waiting = await host.connect()
                 await host.until(lambda: tried >= 5)
@@ -354,14 +354,14 @@ def test_a_mistake_in_watching_ends_the_users_of_that_lockspace_only(
             await host.make_space("WELL")
             child = await host.child(await host.make_lease("SICK", "R"), ignore_sigterm=True)
             well = await host.child(await host.make_lease("WELL", "R"))
-            really = getattr(_Keeper, where)
+            really = getattr(Keeper, where)
 
-            def mistaken(keeper: _Keeper, *rest: object, **named: object) -> object:
+            def mistaken(keeper: Keeper, *rest: object, **named: object) -> object:
                 if keeper.space.name == "SICK":
                     raise ZeroDivisionError("oops")
                 return really(keeper, *rest, **named)
 
-            with mock.patch.object(_Keeper, where, mistaken):
+            with mock.patch.object(Keeper, where, mistaken):
                 removing = asyncio.create_task(host.once(Command.REM_LOCKSPACE, sick.encode()))
                 assert await child.wait() == -signal.SIGKILL
                 assert (await removing)[0].data == 0

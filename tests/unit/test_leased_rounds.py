@@ -17,8 +17,8 @@ from holdfast.lease.lockspace import Lockspace
 from holdfast.leased import wire
 from holdfast.leased.clients import Client
 from holdfast.leased.flight import FlightNotes
+from holdfast.leased.keeper import watch
 from holdfast.leased.leases import LeaseTable, Stage
-from holdfast.leased.membership import _watch
 from holdfast.leased.options import DaemonOptions
 from holdfast.leased.recovery import MAX_KILLS, Phase
 from holdfast.leased.spaces import Space
@@ -69,7 +69,7 @@ class Bed:
         self.spaces = [self.make_space("LS")]
         self._count = 0
 
-    # The parts of LeaseDaemon, AdoptedClients, Helper, Alarm and RunRecord that `_watch` uses.
+    # The parts of LeaseDaemon, AdoptedClients, Helper, Alarm and RunRecord that `watch` uses.
     def ping(self) -> None:
         self.pings.append(self.clock.now() - T0)
 
@@ -142,7 +142,7 @@ class Bed:
 
     async def watch(self, seconds: float) -> None:
         """Keep all lockspaces until that many seconds after T0."""
-        tasks = [asyncio.create_task(_watch(cast(Any, self), space)) for space in self.spaces]
+        tasks = [asyncio.create_task(watch(cast(Any, self), space)) for space in self.spaces]
         await self.until(seconds)
         for task in tasks:
             task.cancel()

@@ -19,12 +19,12 @@ from holdfast.leased.settings import (
     BY_TOML_KEY,
     Effective,
     SettingsError,
-    as_toml,
     debug_changes,
     parse_sanlock_conf,
     parse_toml,
     resolve,
 )
+from holdfast.leased.settings_shown import as_toml
 
 
 def from_conf(tmp_path: Path, text: str, given: Mapping[str, Any] | None = None, **more: Any) -> Effective:

@@ -16,11 +16,10 @@ from holdfast.leased.settings import (
     Parse,
     Setting,
     SettingsError,
-    as_json,
-    as_toml,
     resolve,
     whole,
 )
+from holdfast.leased.settings_shown import as_json, as_toml
 
 EPILOG = f"""\
 The socket is DIR/sanlock.sock: programs that use libsanlock, and the sanlock command, work with this daemon.

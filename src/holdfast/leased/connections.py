@@ -34,14 +34,17 @@ MAX_UNSENT_BYTES: Final = 32 * 1024 * 1024
 class Connections:
     """All connections of one daemon."""
 
-    def __init__(self, daemon: LeaseDaemon, listener: socket.socket) -> None:
+    def __init__(self, daemon: LeaseDaemon) -> None:
         self._daemon = daemon
-        self._loop = asyncio.get_running_loop()
-        self._listener = listener
         self._accept_failed = False
-        self._hangups = Hangups(self._loop)
         self._unsent = 0
         self.table: dict[Client, Connection] = {}
+
+    def open(self, listener: socket.socket) -> None:
+        """Before anything else; nothing is accepted yet."""
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._hangups = Hangups(self._loop)
 
     # -- accepting -----------------------------------------------------------------------------------------
 

@@ -85,6 +85,7 @@ class LeaseDaemon:
         self.set_queue: Callable[[str, int], int] = block_queue.set_queue
         """Sets max_sectors_kb in sysfs, in a thread; replaceable, because it needs root and a real disk."""
         self.helper = Helper(self.clock, start_helper, self.programs.run)
+        self.connections = Connections(self)
         self.requests = Requests(self)
         self.leaving = False
         self.forced_shutdown = False
@@ -107,7 +108,7 @@ class LeaseDaemon:
         self._loop.add_signal_handler(signal.SIGUSR2, self.hand_over)
         self.sockets = self.record.sockets = SocketTable()
         self.adopted = AdoptedClients(self)
-        self.connections = Connections(self, listener)
+        self.connections.open(listener)
         self.record.read()
         resume.restore(self)
         self.record.start(lambda: snapshot(self))

@@ -122,7 +122,7 @@ class Run:
                 for talk in talks:
                     group.create_task(self.talk(talk))
                 group.create_task(self.behave(good, lease))
-            assert self.host.daemon._unsent <= MAX_UNSENT
+            assert self.host.daemon.connections._unsent <= MAX_UNSENT
         await self.come_to_rest(good)
 
     async def prepare(self) -> None:
@@ -183,7 +183,7 @@ class Run:
                 await self.result(Command.REM_LOCKSPACE, space.shown().encode(), flags=wire.REM_ASYNC)
         await self.host.until(lambda: [space.name for space in daemon.spaces] == ["GOOD"], 2 * PATIENCE_S)
         await self.host.until(lambda: len(daemon.clients) == 1, 2 * PATIENCE_S)
-        await self.host.until(lambda: daemon._unsent == 0)
+        await self.host.until(lambda: daemon.connections._unsent == 0)
         assert len(daemon.leases) == 0, [lease.key for lease in daemon.leases]
         assert not daemon._to_examine
         good.close()
@@ -193,7 +193,7 @@ class Run:
         assert process.pid >= FIRST_PID, f"signal {number} for {process.pid}"
         self.killed += 1
         daemon = self.host.daemon
-        for connection in list(daemon._connections.values()):
+        for connection in list(daemon.connections.table.values()):
             if connection.client.process is process:
                 asyncio.get_running_loop().call_soon(self._die, connection.sock)
         return 0

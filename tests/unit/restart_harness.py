@@ -39,7 +39,7 @@ if "LISTEN_FDS" in os.environ:
 sys.exit(run_daemon(DaemonOptions(**eval(sys.argv[1]))))
 """
 CHILD = """
-import signal, socket, sys, time
+import os, signal, socket, sys, time
 from holdfast.leased import wire
 path, space, restrict = sys.argv[1:4]
 sock = socket.socket(socket.AF_UNIX)
@@ -80,6 +80,23 @@ for line in sys.stdin:
             print(len(sock.recv(1)), flush=True)
         except ConnectionResetError:
             print(0, flush=True)
+    elif word == "fork":
+        # One that inherits the socket, or one that closes it; in a session of its own, so that nobody is like it.
+        gate = os.pipe()
+        heir = os.fork()
+        if not heir:
+            for fd in (0, 1):
+                os.close(fd)
+            os.setsid()
+            if rest == ["without"]:
+                sock.close()
+            os.write(gate[1], b".")
+            while True:
+                signal.pause()
+        os.read(gate[0], 1)
+        for fd in gate:
+            os.close(fd)
+        print(heir, flush=True)
     elif word == "close":
         sock.close()
         print(0, flush=True)
@@ -103,6 +120,7 @@ class Holder:
         self.process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        self.children: list[int] = []
 
     @property
     def pid(self) -> int:
@@ -117,6 +135,12 @@ class Holder:
         assert ready, words
         return self.process.stdout.readline().decode().rstrip("\n")
 
+    def fork(self, *how: str) -> int:
+        """The pid of a child that has inherited the socket, or `without`."""
+        child = int(self.say("fork", *how))
+        self.children.append(os.pidfd_open(child))
+        return child
+
     def take(self, name: str, flags: int = 0, acquire_flags: int = 0) -> int:
         return int(self.say("take", name, self.host.file(f"R{name}"), flags, acquire_flags))
 
@@ -126,6 +150,14 @@ class Holder:
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE_S)
+
+    def kill_children(self) -> None:
+        for child in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            select.select([child], [], [], PATIENCE_S)
+            os.close(child)
+        self.children.clear()
 
     def kill(self) -> None:
         self.process.kill()
@@ -297,6 +329,7 @@ class Host:
     def close(self) -> None:
         for holder in self.holders:
             holder.kill()
+            holder.kill_children()
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.client.daemon import Daemon
 from holdfast.client.errors import DaemonUnreachable
-from holdfast.client.proof import Clocks, Held, Proof, space_deadline
+from holdfast.client.proof import READ_TRIES, Clocks, Held, Proof, read_together, space_deadline
 from holdfast.client.status import LeaseStatus, SpaceStatus, Status
 from holdfast.client.watch import LeaseWatch
 
@@ -46,6 +46,16 @@ def at(boot: float, slept: float = 0.0) -> Clocks:
 
 def proof(first: Status | None = None, clocks: Clocks | None = None) -> Proof:
     return Proof(PID, [HELD], first or status(), clocks or at(1010))
+
+
+def test_a_process_that_waits_between_two_clocks_does_not_take_that_for_a_suspend() -> None:
+    # It was not running for 3 s after its first look, and the host never slept.
+    boots, monos = iter([100.0, 103.0, 103.0, 103.001]), iter([103.0, 103.0])
+    assert read_together(lambda: next(boots), lambda: next(monos)).slept == 0
+    # Never close together: the closest, after a bounded number of tries.
+    asked = iter(range(2 * READ_TRIES))
+    assert read_together(lambda: float(next(asked)), lambda: 0.0) == Clocks(0.0, 0.0)
+    assert next(asked, None) is None
 
 
 def test_the_deadline_is_the_last_renewal_plus_eight_io_timeouts() -> None:

@@ -105,7 +105,7 @@ def test_a_client_that_never_reads_does_not_stop_the_others(tmp_path: Path) -> N
                     break
             for _ in range(20):
                 assert (await host.once(Command.VERSION))[0].data == 0
-            assert host.daemon._unsent < 1 << 20
+            assert host.daemon.connections._unsent < 1 << 20
 
     asyncio.run(main())
 

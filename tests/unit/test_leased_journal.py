@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -22,18 +23,22 @@ from holdfast.leased.holders import Standing, look_for
 from holdfast.leased.journal import (
     FORMAT,
     OLD_FORMAT,
+    Holder,
     Journal,
     RecordedClient,
     RecordedLease,
     RecordedSpace,
+    SocketId,
     replay,
 )
 from holdfast.leased.leases import LeaseTable, LocalLease
+from holdfast.leased.peer_sockets import SocketTable
 from holdfast.leased.record import RunRecord, run_tag
 from holdfast.leased.spaces import Space
 
 SPACE = RecordedSpace("LS \udcff", 7, 3, 10, 1 << 20, "/dev/a b", "name of host", config=3, renewed=4711)
-CLIENT = RecordedClient(5, "0a1b", 1234, 99, 7, True, "näme", "/bin/kill path", "a\\ b")
+SOCKETS = (SocketId(1, 2, 1 << 63), SocketId(1, 3, 4))
+CLIENT = RecordedClient(5, "0a1b", 1234, 99, 7, True, "näme", "/bin/kill path", "a\\ b", SOCKETS)
 
 
 def written(made: Journal) -> str:
@@ -53,7 +58,7 @@ def everything() -> Journal:
         RecordedLease(SPACE.name, "leaving", "/p", 0, 0, lver=9, leaving=True),
     ):
         made.leases[lease.key] = lease
-    made.old_holders["OLD"] = {(12, 13), (14, 0)}
+    made.old_holders["OLD"] = {Holder(12, 13), Holder(14, 0, SOCKETS)}
     return made
 
 
@@ -95,6 +100,22 @@ def test_changes_of_a_held_lease(lines: str, holders: dict[int, bool] | None) ->
     text = written(start) + lines.format(LS=b"LS".hex(), R=b"R".hex()) + "\n"
     lease = replay(text).leases.get(("LS", "R"))
     assert (lease.holders if lease else None) == holders
+
+
+def test_clients_and_holders_of_journals_that_knew_no_sockets() -> None:
+    made = Journal(clients={5: CLIENT}, old_holders={"LS": {Holder(1, 2, SOCKETS)}})
+    text = written(made).replace(f" {journal.sockets_text(SOCKETS)}\n", "\n")
+    assert "1:2:" not in text
+    found = replay(text)
+    assert found.clients[5] == CLIENT._replace(sockets=())
+    assert found.old_holders == {"LS": {Holder(1, 2)}}
+
+
+@pytest.mark.parametrize("sockets", ["1:2", "1:2:x", "1:4294967296:3", ",".join(["1:2:3"] * 9), "1:2:3 4", ""])
+def test_sockets_that_no_daemon_wrote(sockets: str) -> None:
+    text = written(Journal(clients={5: CLIENT}))
+    with pytest.raises(ValueError, match="line"):
+        replay(text.replace(journal.sockets_text(SOCKETS), sockets))
 
 
 def test_of_a_failed_lockspace_only_the_holders_count() -> None:
@@ -164,7 +185,7 @@ def test_hostile_lines(line: str) -> None:
 def test_the_old_format_tells_who_must_be_gone() -> None:
     name = b"LS".hex()
     found = replay(f"{OLD_FORMAT}\njoin {name}\nhold {name} 12 34\nhold {name} 5 6\ndrop {name} 5 6\n")
-    assert found.old_holders == {"LS": {(12, 34)}}
+    assert found.old_holders == {"LS": {Holder(12, 34)}}
     assert not found.spaces
 
 
@@ -272,9 +293,21 @@ def test_orphans_of_the_previous_run_prove_nothing(tmp_path: Path) -> None:
 def test_a_reused_pid_is_not_killed(tmp_path: Path) -> None:
     start = start_time(os.getpid())
     assert start is not None
-    made = Journal(old_holders={"LS": {(os.getpid(), start + 1)}})
-    leave(tmp_path, written(made))
-    assert asyncio.run(started(tmp_path).prove_gone("LS"))
+    table = SocketTable()
+    here, there = socket.socketpair()
+    used = table.peer_of(here)
+    assert used is not None
+    there.close()
+    try:
+        for sockets in ((used,), ()):
+            leave(tmp_path, written(Journal(old_holders={"LS": {Holder(os.getpid(), start + 1, sockets)}})))
+            record = started(tmp_path)
+            record.sockets = table
+            assert asyncio.run(record.prove_gone("LS")) is bool(sockets), "without it nobody knows of its heirs"
+            record.keep()
+    finally:
+        here.close()
+        table.close()
 
 
 def test_standing_of_processes() -> None:

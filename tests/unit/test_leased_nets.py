@@ -100,10 +100,10 @@ def test_who_takes_nothing_of_a_reply_is_cut_off(tmp_path: Path) -> None:
                     await peer.send(VERSION)
                     await peer.reply()
                 for client in list(host.daemon.clients):
-                    host.daemon._connections[client].reply(big)
+                    host.daemon.connections.table[client].reply(big)
                 await host.until(lambda: [client.registered for client in host.daemon.clients] == [True])
                 assert len(await registered.receive(len(big))) == len(big)
-                await host.until(lambda: host.daemon._unsent == 0)
+                await host.until(lambda: host.daemon.connections._unsent == 0)
 
     asyncio.run(main())
 
@@ -112,19 +112,19 @@ def test_long_lists_that_are_being_collected_have_a_budget(tmp_path: Path) -> No
     async def main() -> None:
         async with leased_host(tmp_path) as host:
             size = connection.MAX_RELEASE_LIST * wire.RESOURCE_SIZE
-            with mock.patch("holdfast.leased.core.MAX_UNSENT_BYTES", 2 * size):
+            with mock.patch("holdfast.leased.connections.MAX_UNSENT_BYTES", 2 * size):
                 head = wire.encode_request(Command.RELEASE, data=connection.MAX_RELEASE_LIST, data2=wire.SELF_PID)
                 first, second, third = [await host.connect(register=True) for _ in range(3)]
                 await first.send(head)
                 await second.send(head)
-                await host.until(lambda: host.daemon._unsent == 2 * size)
+                await host.until(lambda: host.daemon.connections._unsent == 2 * size)
                 await third.send(head)
                 assert (await third.reply())[0].data == -12
                 first.close()
-                await host.until(lambda: host.daemon._unsent == size)
+                await host.until(lambda: host.daemon.connections._unsent == size)
                 await second.send(host.lease("LS", "R").encode() * connection.MAX_RELEASE_LIST)
                 assert (await second.reply())[0].data == -1
-                assert host.daemon._unsent == 0
+                assert host.daemon.connections._unsent == 0
 
     asyncio.run(main())
 
@@ -144,7 +144,7 @@ def test_ten_thousand_unread_answers(tmp_path: Path) -> None:
             with pytest.raises(BlockingIOError):
                 await ask()
             await is_served(host)
-            assert host.daemon._unsent <= wire.HEADER_SIZE
+            assert host.daemon.connections._unsent <= wire.HEADER_SIZE
             lazy.close()
             await host.until(lambda: not len(host.daemon.clients))
 
@@ -159,7 +159,7 @@ def test_the_same_waiter_counts_once(tmp_path: Path) -> None:
             peer = await host.connect()
             await peer.send(wire.encode_request(Command.SHUTDOWN_WAIT, data=1) * 500 + VERSION)
             assert (await peer.reply())[0].cmd == Command.VERSION
-            assert len(host.daemon._shutdown_waiters) == 1
+            assert len(host.daemon.requests.shutdown_waiters) == 1
             space = host.space("LS").encode()
             await host.once(Command.SET_CONFIG, space, data=wire.CONFIG_UNUSED)
             assert await peer.until_closed() == wire.encode_shutdown_reply()
@@ -240,7 +240,7 @@ def test_accepting_without_descriptors_neither_spins_nor_floods(
     async def main() -> None:
         async with leased_host(tmp_path) as host:
             await is_served(host)
-            really, tried = host.daemon._listener, 0
+            really, tried = host.daemon.connections._listener, 0
             assert really is not None
 
             def no_more() -> None:

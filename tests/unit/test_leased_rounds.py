@@ -62,14 +62,14 @@ class Bed:
         self.forced_shutdown = False
         self.flight = FlightNotes(NoRecorder())
         self.leases = LeaseTable()
-        self.helper = self.alarm = self.record = self
+        self.helper = self.alarm = self.record = self.adopted = self
         self.recorded: list[str] = []
         self.pings: list[float] = []
         self.killpath_works = True
         self.spaces = [self.make_space("LS")]
         self._count = 0
 
-    # The parts of LeaseDaemon, Helper, Alarm and RunRecord that `_watch` uses.
+    # The parts of LeaseDaemon, AdoptedClients, Helper, Alarm and RunRecord that `_watch` uses.
     def ping(self) -> None:
         self.pings.append(self.clock.now() - T0)
 
@@ -82,8 +82,12 @@ class Bed:
     def failed(self, space: Space) -> None:
         self.recorded.append(space.name)
 
-    def send_signal(self, process: Process, number: int) -> int:
-        return process.signal(number)
+    def signal_client(self, client: Client, number: int) -> int:
+        assert client.process is not None
+        return client.process.signal(number)
+
+    def has_heirs(self, client: Client) -> bool:
+        return False
 
     def run_killpath(self, client: Client) -> bool:
         cast(FakeProcess, client.process).got.append((round(self.clock.now() - T0, 6), KILLPATH))

@@ -55,9 +55,16 @@ class Scene:
         return process.returncode, out.decode(), err.decode()
 
     async def file(self, name: str) -> str:
-        """The content of a file of the directory once it is there and complete (ends with a newline)."""
+        """The content of a file of the directory once it is there and complete (ends with a newline).
+
+        When a run ends without it nobody will write it: the failure says why that run has ended.
+        """
         path = self.directory / name
         while not path.exists() or not path.read_text().endswith("\n"):
+            over = [process for process in self.processes if process.returncode is not None]
+            if over and not path.exists():
+                errors = [await process.stderr.read() for process in over if process.stderr is not None]
+                pytest.fail(f"no {name}: {[process.returncode for process in over]} {errors} {self.daemon.calls}")
             await asyncio.sleep(0.01)
         return path.read_text().strip()
 

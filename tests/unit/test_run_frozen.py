@@ -38,18 +38,22 @@ def test_storage_that_hangs_ends_the_command_and_the_runner(frozen_fs: FrozenFs,
     environ = {key: value for key, value in os.environ.items() if key != "SANLOCK_RUN_DIR"}
     environ["XDG_RUNTIME_DIR"] = str(tmp_path)
     options = ["--lease", "web:r", "--space-path", str(lease_file), "--on-lost", "kill"]
-    with subprocess.Popen(
-        [*run, "run", *options, "--", sys.executable, "-c", script, str(beat)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ,
-    ) as process:
+    command = [*run, "run", *options, "--", sys.executable, "-c", script, str(beat)]
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+        while not beat.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if beat.exists():
+            break
+        process.kill()
+        _, err = process.communicate()
+        # On a loaded machine the file system, a Python program, may miss a deadline of io_timeout before anything
+        # has begun. That is refused as it should be, and is not what this test is about.
+        assert "AIO_TIMEOUT" in err, err
+        assert time.monotonic() < deadline, err
+    with process:
         try:
-            deadline = time.monotonic() + LIMIT_S
-            while not beat.exists():
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
             frozen_at = time.clock_gettime(time.CLOCK_BOOTTIME)
             frozen_fs.hang()
             _, err = process.communicate(timeout=LIMIT_S)

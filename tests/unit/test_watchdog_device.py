@@ -176,3 +176,21 @@ def test_pretimeout() -> None:
 def test_candidates() -> None:
     assert candidates() == list(sysfs.CANDIDATES)
     assert candidates("/dev/watchdog1") == ["/dev/watchdog1", "/dev/watchdog0", "/dev/watchdog"]
+
+
+def test_a_release_that_an_earlier_owner_left_behind_does_not_count() -> None:
+    """Stopped by DISABLECARD, released, closed: the kernel keeps the release, and only a write takes it back."""
+    watchdog = FakeWatchdog(lambda: 100.0)
+    first = Device.armed(watchdog.open("/dev/watchdog0"), 60, lambda: 100.0)
+    assert first.disarm()
+    assert watchdog.release
+    for arm in (Device.armed, Device.armed_nearest):
+        again = arm(watchdog.open("/dev/watchdog0"), 60, lambda: 100.0)
+        # Our death: the device goes on counting.
+        again.node.close()
+        assert watchdog.fires_at is not None
+        watchdog.release = True
+    last = Device.armed(watchdog.open("/dev/watchdog0"), 60, lambda: 100.0)
+    watchdog.release = True
+    last.hand_over(600)
+    assert watchdog.fires_at == 700.0

@@ -125,11 +125,20 @@ WATCHDOG: dict[str, Entry] = {
     "handover": Entry("leave the device running for a shutdown", "holdfast.cli.watchdog_handover"),
 }
 
+PATH_CONFIG: dict[str, Entry] = {
+    "check": Entry("find mistakes in multipath.conf, show which values hold", "holdfast.cli.path_config:check"),
+}
+
+PATH: dict[str, Entry] = {
+    "config": Entry("multipath.conf", group=PATH_CONFIG),
+}
+
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
     "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
+    "path": Entry("paths of dm-multipath: the configuration", group=PATH),
     "why": Entry("what ended the last boot of this host", "holdfast.cli.why"),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

@@ -31,6 +31,8 @@ START_TIMEOUT_S = 15.0
 POLL_S = 0.02
 LEAVE_TIMEOUT_S = 20.0
 """For a lockspace whose storage hangs: then the daemon is ended without leaving it."""
+LOST_LEAVE_TIMEOUT_S = 2.0
+"""The same after the lease was lost: mostly its storage is gone, and the host id expires anyway."""
 EXIT_TIMEOUT_S = 5.0
 LOG_NAME = "daemon.log"
 PREFIX = "holdfast-run-"
@@ -121,7 +123,7 @@ class EmbeddedDaemon:
             return "no log"
         return lines[-1] if lines else "nothing in its log"
 
-    async def stop(self) -> list[str]:
+    async def stop(self, *, leave_timeout_s: float = LEAVE_TIMEOUT_S) -> list[str]:
         """Leave the lockspaces, end the process, remove its directory. Complaints, empty when all went well.
 
         Everything that used its leases must have ended before.
@@ -132,7 +134,7 @@ class EmbeddedDaemon:
             try:
                 for space in await daemon.lockspaces():
                     address = SpaceAddress(space.name, space.host_id, space.disk.path, space.disk.offset)
-                    await daemon.remove_lockspace(address, timeout_s=LEAVE_TIMEOUT_S)
+                    await daemon.remove_lockspace(address, timeout_s=leave_timeout_s)
                 await daemon.shutdown(timeout_s=EXIT_TIMEOUT_S)
             except ClientError as error:
                 complaints.append(str(error))

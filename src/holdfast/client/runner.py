@@ -23,7 +23,13 @@ from holdfast.client.acquiring import PASSING, Obstacle, acquire_patiently, find
 from holdfast.client.addresses import LeaseAddress
 from holdfast.client.connection import socket_path
 from holdfast.client.daemon import Daemon
-from holdfast.client.embedded import CommandLine, EmbeddedDaemon, our_daemon
+from holdfast.client.embedded import (
+    LEAVE_TIMEOUT_S,
+    LOST_LEAVE_TIMEOUT_S,
+    CommandLine,
+    EmbeddedDaemon,
+    our_daemon,
+)
 from holdfast.client.errors import ClientError, DaemonUnreachable, NotAcquired
 from holdfast.client.gated import GatedChild, become_subreaper, exec_exit_code
 from holdfast.client.proof import Held, Proof, Verdict, read_clocks
@@ -111,6 +117,7 @@ class _Run:
         self._spaces: dict[str, SpaceStatus] = {}
         self._fire_timeout = timing.DEFAULT_FIRE_TIMEOUT_S
         self._interrupted = 0
+        self._lost = False
 
     async def main(self) -> int:
         """Everything, with the clean end in every case."""
@@ -336,6 +343,7 @@ class _Run:
 
     async def _end_lost(self, supervision: Supervision, watch: LeaseWatch, verdict: Verdict) -> int:
         options = self._options
+        self._lost = True
         now = boottime()
         grace = self._grace(watch)
         # The grace time counts from the deadline, however late this is noticed (after a suspend, say).
@@ -388,5 +396,6 @@ class _Run:
     async def _leave(self) -> None:
         if self._embedded is None:
             return
-        for complaint in await self._embedded.stop():
+        timeout_s = LOST_LEAVE_TIMEOUT_S if self._lost else LEAVE_TIMEOUT_S
+        for complaint in await self._embedded.stop(leave_timeout_s=timeout_s):
             self._report.say(f"the private lease daemon did not leave cleanly: {complaint}")

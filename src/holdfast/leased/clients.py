@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from holdfast.daemons.processes import Process
 from holdfast.leased import wire
+from holdfast.leased.journal import SocketId
 
 if TYPE_CHECKING:
     from holdfast.leased.leases import Token
@@ -49,10 +50,10 @@ class Client:
         "process",
         "registered",
         "restricted",
+        "sockets",
         "suspended",
         "tag",
         "tokens",
-        "watched",
     )
 
     def __init__(self, ci: int, fd: int) -> None:
@@ -73,8 +74,8 @@ class Client:
         self.kill_count = 0
         self.kill_last = 0.0
         self.suspended = False
-        self.watched = False
-        """It has no connection: the end of its process is noticed by its pidfd."""
+        self.sockets: tuple[SocketId, ...] = ()
+        """Its ends of its connection, and of those that it had before; empty when that is not known."""
         self.tag = ""
         """Names its connection in the service manager's descriptor store."""
         self.tokens: list[Token | None] = []

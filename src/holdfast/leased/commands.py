@@ -10,11 +10,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from holdfast.leased import lease_commands, rindex_commands, space_commands, status, storage_commands
+from holdfast.leased import (
+    daemon_commands,
+    lease_commands,
+    rindex_commands,
+    space_commands,
+    status,
+    storage_commands,
+)
 from holdfast.leased.wire import Command
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 Handler = Callable[["LeaseDaemon", "Call"], "Awaitable[bytes | None] | bytes | None"]
 
@@ -48,6 +56,11 @@ class Entry:
 def _entries() -> list[Entry]:
     main, worker, registered = Context.MAIN, Context.WORKER, Context.REGISTERED
     return [
+        Entry(Command.REGISTER, Context.MAIN_OPEN, daemon_commands.register),
+        Entry(Command.RESTRICT, Context.MAIN_OPEN, daemon_commands.restrict),
+        Entry(Command.VERSION, Context.MAIN_OPEN, daemon_commands.version),
+        Entry(Command.SHUTDOWN, main, daemon_commands.shutdown, "shutdown"),
+        Entry(Command.SHUTDOWN_WAIT, Context.MAIN_OPEN, daemon_commands.shutdown_wait),
         Entry(Command.ADD_LOCKSPACE, worker, space_commands.add_lockspace, "add_lockspace"),
         Entry(Command.REM_LOCKSPACE, worker, space_commands.rem_lockspace, "rem_lockspace"),
         Entry(Command.INQ_LOCKSPACE, worker, space_commands.inq_lockspace, "inq_lockspace"),
@@ -87,4 +100,3 @@ def _entries() -> list[Entry]:
 
 
 TABLE: Final[dict[int, Entry]] = {int(entry.command): entry for entry in _entries()}
-"""Everything but REGISTER, RESTRICT, VERSION and SHUTDOWN, which are about the connection or the daemon itself."""

@@ -25,7 +25,8 @@ from holdfast.daemons.background import Starter, become_background_process
 from holdfast.daemons.log import DaemonLog
 from holdfast.lease import timing
 from holdfast.leased import privileges
-from holdfast.leased.core import BACKLOG, LeaseDaemon
+from holdfast.leased.connections import BACKLOG
+from holdfast.leased.core import LeaseDaemon
 from holdfast.leased.flight import FlightNotes
 from holdfast.leased.helper_pipes import HelperPipes, start_helper
 from holdfast.leased.log import start_log

@@ -47,7 +47,7 @@ def refusal(daemon: LeaseDaemon) -> str:
 async def finish_commands(daemon: LeaseDaemon) -> None:
     """New requests are not read any more; return when those that run are answered, or time is over."""
     deadline = daemon.clock.now() + FINISH_COMMANDS_S
-    while daemon.commands_running() and daemon.clock.now() < deadline:
+    while daemon.connections.commands_running() and daemon.clock.now() < deadline:
         await daemon.clock.sleep(POLL_S)
 
 

@@ -10,7 +10,7 @@ that nothing that a name or path contains can break a line. Everything read here
     renew SPACE TIMESTAMP                         the last proven renewal
     left SPACE                                    with all its leases
     failed SPACE                                  its users are being ended: only who they are counts from now on
-    client CI TAG PID START RESTRICT WANTS_PID NAME KILLPATH KILLARGS
+    client CI TAG PID START RESTRICT WANTS_PID NAME KILLPATH KILLARGS SOCKETS
     end CI
     take SPACE NAME CI FLAGS OFFSET PATH          before the lease can be the client's; FLAGS: RES_*, 0x100 LVB
     lver SPACE NAME LVER SHARED                   it is: written a moment later, storage tells as well
@@ -19,6 +19,10 @@ that nothing that a name or path contains can break a line. Everything read here
     rem SPACE NAME                                nobody's any more, storage does not know yet
     free SPACE NAME                               over, here and on storage
     lvb SPACE NAME HEX                            SET_LVB: not on storage before the release
+    hold SPACE PID START SOCKETS                  after `failed`: who must be gone
+
+SOCKETS are the client's ends of its connections, NAMESPACE:INODE:COOKIE with commas between; journals of earlier
+versions do not have that field.
 
 The format before, `holdfast-record 1`, knew only who held something in which lockspace: enough to end these
 processes, not to adopt them.
@@ -46,10 +50,28 @@ FLAG_INTERNAL: Final = 0x200
 CONFIG_USED: Final = 1
 CONFIG_ORPHANS: Final = 2
 
-Holder = tuple[int, int]
-"""pid, start time in clock ticks since boot."""
+MAX_SOCKETS: Final = 8
+"""Of one client: what it had before it registered again counts as long as others hold it."""
+
+
+class SocketId(NamedTuple):
+    """A unix socket, for as long as the host runs (`peer_sockets`)."""
+
+    namespace: int
+    inode: int
+    cookie: int
+
+
+class Holder(NamedTuple):
+    """A process: pid, and start time in clock ticks since boot. Its `sockets`: empty when they are not known."""
+
+    pid: int
+    start: int
+    sockets: tuple[SocketId, ...] = ()
+
+
 UNKNOWN_START: Final = 0
-ORPHAN: Final[Holder] = (0, 0)
+ORPHAN: Final = Holder(0, 0)
 """In format 1, in place of a process: leases that are held without one."""
 Key = tuple[str, str]
 """Lockspace and resource name."""
@@ -67,10 +89,11 @@ class RecordedClient(NamedTuple):
     name: str
     killpath: str
     killargs: str
+    sockets: tuple[SocketId, ...] = ()
 
     @property
     def holder(self) -> Holder:
-        return self.pid, self.start
+        return Holder(self.pid, self.start, self.sockets)
 
 
 @dataclass(slots=True)
@@ -157,8 +180,8 @@ class Journal:
             yield client_line(client)
         for space, holders in self.old_holders.items():
             yield f"failed {quote(space)}\n"
-            for pid, start in sorted(holders):
-                yield f"hold {quote(space)} {pid} {start}\n"
+            for pid, start, sockets in sorted(holders):
+                yield f"hold {quote(space)} {pid} {start} {sockets_text(sockets)}\n"
         for one in self.spaces.values():
             yield join_line(one)
         for lease in self.leases.values():
@@ -188,8 +211,12 @@ def renew_line(space: str, timestamp: int) -> str:
 def client_line(client: RecordedClient) -> str:
     return (
         f"client {client.ci} {client.tag} {client.pid} {client.start} {client.restricted} {int(client.wants_pid)}"
-        f" {quote(client.name)} {quote(client.killpath)} {quote(client.killargs)}\n"
+        f" {quote(client.name)} {quote(client.killpath)} {quote(client.killargs)} {sockets_text(client.sockets)}\n"
     )
+
+
+def sockets_text(sockets: tuple[SocketId, ...]) -> str:
+    return ",".join(f"{one.namespace}:{one.inode}:{one.cookie}" for one in sockets) or "-"
 
 
 # The same few processes take and give back the same leases all day.
@@ -274,7 +301,20 @@ def _number(field: str, most: int = (1 << 64) - 1, least: int = 0) -> int:
     return number
 
 
+def _sockets(rest: list[str], at: int) -> tuple[SocketId, ...]:
+    """The last field, which earlier versions did not write."""
+    if len(rest) == at or rest[at] == "-":
+        return ()
+    found = [one.split(":") for one in rest[at].split(",")]
+    if len(found) > MAX_SOCKETS:
+        raise ValueError(rest[at])
+    return tuple(SocketId(_number(space), _number(inode, (1 << 32) - 1), _number(c)) for space, inode, c in found)
+
+
 _MAX_PID: Final = (1 << 31) - 1
+_CLIENT_FIELDS: Final = 9
+_HOLD_FIELDS: Final = 3
+"""Without the sockets."""
 
 
 def _read_run(journal: Journal, rest: list[str]) -> None:
@@ -320,7 +360,9 @@ def _read_left(journal: Journal, rest: list[str]) -> None:
 
 
 def _read_client(journal: Journal, rest: list[str]) -> None:
-    ci, tag, pid, start, restricted, wants_pid, name, killpath, killargs = rest
+    ci, tag, pid, start, restricted, wants_pid, name, killpath, killargs = rest[:_CLIENT_FIELDS]
+    if len(rest) > _CLIENT_FIELDS + 1:
+        raise ValueError(rest)
     if not tag.isalnum() or not tag.isascii() or len(tag) > 32:
         raise ValueError(tag)
     client = RecordedClient(
@@ -333,6 +375,7 @@ def _read_client(journal: Journal, rest: list[str]) -> None:
         _text(name),
         _text(killpath),
         _text(killargs),
+        _sockets(rest, _CLIENT_FIELDS),
     )
     journal.clients[client.ci] = client
 
@@ -401,8 +444,10 @@ def _read_lvb(journal: Journal, rest: list[str]) -> None:
 
 
 def _read_hold(journal: Journal, rest: list[str]) -> None:
-    name, pid, start = rest
-    holder = (_number(pid, _MAX_PID), _number(start))
+    name, pid, start = rest[:_HOLD_FIELDS]
+    if len(rest) > _HOLD_FIELDS + 1:
+        raise ValueError(rest)
+    holder = Holder(_number(pid, _MAX_PID), _number(start), _sockets(rest, _HOLD_FIELDS))
     journal.old_holders.setdefault(_name(name), set()).add(holder)
 
 
@@ -412,7 +457,7 @@ def _read_old_join(journal: Journal, rest: list[str]) -> None:
 
 def _read_old_drop(journal: Journal, rest: list[str]) -> None:
     name, pid, start = rest
-    journal.old_holders.setdefault(_name(name), set()).discard((_number(pid), _number(start)))
+    journal.old_holders.setdefault(_name(name), set()).discard(Holder(_number(pid), _number(start)))
 
 
 _OLD_READERS: Final = {

@@ -23,7 +23,8 @@ from holdfast.leased.wire import Resource
 from holdfast.storage import StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 

@@ -132,8 +132,7 @@ async def _end_unwatched(daemon: LeaseDaemon, space: Space, renewing: asyncio.Ta
         for client in living:
             client.kill_count += 1
             log.error("s%d kill %d sig %d count %d", space.number, client.pid, signal.SIGKILL, client.kill_count)
-            if client.process is not None:
-                daemon.send_signal(client.process, signal.SIGKILL)
+            daemon.signal_client(client, signal.SIGKILL)
         await daemon.clock.sleep(ROUND_S)
     try:
         await _leave(daemon, space, renewing)
@@ -432,7 +431,8 @@ class _Keeper:
             phase=self.space.phase,
             in_grace=in_grace,
             kill_grace=self.daemon.options.kill_grace,
-            has_killpath=bool(client.killpath),
+            # It names a process that is no more.
+            has_killpath=bool(client.killpath) and not self.daemon.adopted.has_heirs(client),
             killpath_sent=client.killpath_sent,
             restricted=client.restricted,
         )
@@ -442,8 +442,8 @@ class _Keeper:
         log.error("s%d kill %d sig %d count %d", self.space.number, client.pid, shown, client.kill_count)
         if kill.killpath:
             client.killpath_sent = self.daemon.run_killpath(client)
-        elif client.process is not None:
-            failed = self.daemon.send_signal(client.process, kill.signal)
+        else:
+            failed = self.daemon.signal_client(client, kill.signal)
             if failed:
                 log.error("s%d kill %d sig %d: errno %d", self.space.number, client.pid, kill.signal, failed)
         return shown

@@ -16,22 +16,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from holdfast.daemons.processes import NO_FD, Process
+from holdfast.daemons.processes import Process
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.leased import journal, wire
 from holdfast.leased.clients import Client
-from holdfast.leased.holders import Standing, look_for
+from holdfast.leased.holders import end_holder
 from holdfast.leased.journal import (
     CONFIG_ORPHANS,
     CONFIG_USED,
     FLAG_LVB,
     ORPHAN,
     UNKNOWN_START,
+    Holder,
     Journal,
     RecordedClient,
     RecordedLease,
@@ -39,6 +39,7 @@ from holdfast.leased.journal import (
     replay,
 )
 from holdfast.leased.leases import LocalLease, Stage, Token
+from holdfast.leased.peer_sockets import SocketTable
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:
@@ -52,9 +53,6 @@ REWRITE_BYTES: Final = 262144
 FLUSH_S: Final = 0.1
 """Lines that storage could tell as well are written together with the next one, or after this time."""
 MAX_PENDING_BYTES: Final = 16384
-KILL_WAIT_S: Final = 5.0
-"""How long a killed process of the previous run may take to be gone."""
-POLL_S: Final = 0.05
 
 
 def run_tag() -> str:
@@ -82,6 +80,7 @@ class RunRecord:
         """What is not settled yet: each lockspace until it is resumed, or proven unused, or waited out."""
         self.send_signal: Callable[[Process, int], int] = Process.signal
         """How what the previous run left is ended."""
+        self.sockets: SocketTable | None = None
         self._snapshot: Callable[[], Journal] = Journal
         self._tag = run_tag()
         self._fd = -1
@@ -336,43 +335,20 @@ class RunRecord:
         holders = previous.holders_of(space_name)
         orphaned = any(lease.orphan for lease in previous.leases_of(space_name))
         gone = not orphaned or _log_orphans()
-        outcomes = await asyncio.gather(
-            *[kill_and_see(pid, start, self.send_signal) for pid, start in sorted(holders)]
-        )
+        outcomes = await asyncio.gather(*[self._end(holder) for holder in sorted(holders)])
         gone = all(outcomes) and gone
         if gone and (space_name in previous.spaces or space_name in previous.old_holders):
             previous.forget_space(space_name)
             self._append(f"left {journal.quote(space_name)}\n")
         return gone
 
+    async def _end(self, holder: Holder) -> bool:
+        return _log_orphans() if holder == ORPHAN else await end_holder(self.sockets, holder, self.send_signal)
+
 
 def _log_orphans() -> bool:
     log.error("the previous run left orphan leases: nobody can tell whether they are in use")
     return False
-
-
-async def kill_and_see(pid: int, start: int, send_signal: Callable[[Process, int], int]) -> bool:
-    """Kill what held leases in the previous run; whether it is proven gone."""
-    if (pid, start) == ORPHAN:
-        return _log_orphans()
-    standing, process = look_for(pid, start)
-    try:
-        if standing is Standing.GONE:
-            return True
-        if start == UNKNOWN_START or process.fd == NO_FD:
-            # /proc did not tell (hidepid): whoever has the number now may be it.
-            log.error("process %d may be one of the previous run and cannot be ended", pid)
-            return False
-        log.error("process %d of the previous run holds leases: SIGKILL", pid)
-        send_signal(process, signal.SIGKILL)
-        for _ in range(int(KILL_WAIT_S / POLL_S)):
-            if process.is_gone():
-                return True
-            await asyncio.sleep(POLL_S)
-        log.error("process %d of the previous run does not die", pid)
-        return False
-    finally:
-        process.close()
 
 
 # -- what is so now ----------------------------------------------------------------------------------------
@@ -390,6 +366,7 @@ def recorded_client(client: Client) -> RecordedClient:
         client.name,
         client.killpath,
         client.killargs,
+        client.sockets,
     )
 
 

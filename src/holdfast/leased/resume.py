@@ -6,7 +6,8 @@ of the journal, one after the other:
 1. The own host record must still be ours, and its renewal be proven in time (`Lockspace.resume`). Then the
    lockspace continues under the same generation, and for the other hosts nothing has happened.
 2. Each recorded holder that is provably the same process is a client as before: with its connection, if the
-   service manager kept that, else without one, and then its pidfd tells of its death.
+   service manager kept that, else without one, and then `adopted` finds out when it is dead. So is one that has
+   ended while others go on with its socket.
 3. Each recorded lease is looked up on storage before it counts as held. What was half taken or half given back is
    brought to an end; leases of holders that are gone are released, or become orphans.
 4. A holder about which nothing can be proven, or whose lease is not on storage, gets SIGKILL; only when it is
@@ -23,10 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from typing import TYPE_CHECKING, Final
 
-from holdfast.daemons.processes import NO_FD
 from holdfast.lease import resume as storage_view
 from holdfast.lease import rindex, timing
 from holdfast.lease.errors import LeaseError, storage_code
@@ -35,7 +34,7 @@ from holdfast.lease.paxos import Target
 from holdfast.lease.resource import Lease
 from holdfast.leased import lease_commands, membership, wire
 from holdfast.leased.clients import Client
-from holdfast.leased.holders import Standing, look_for
+from holdfast.leased.holders import KILL_WAIT_S, POLL_S, Standing, look_for
 from holdfast.leased.journal import (
     CONFIG_ORPHANS,
     CONFIG_USED,
@@ -47,7 +46,6 @@ from holdfast.leased.journal import (
     RecordedSpace,
 )
 from holdfast.leased.leases import Adoption, LocalLease, Stage
-from holdfast.leased.record import KILL_WAIT_S, POLL_S
 from holdfast.leased.spaces import Listed, Space
 from holdfast.storage import StorageError
 
@@ -62,7 +60,6 @@ VERIFY_TRIES: Final = 3
 ADOPTED_AT_ONCE: Final = 16
 SERVE_AFTER_S: Final = 2.0
 """So long, at most, do new connections wait for the lockspaces of the last daemon."""
-WATCH_UNPROVEN_S: Final = 1.0
 
 
 # -- at start ----------------------------------------------------------------------------------------------
@@ -101,7 +98,7 @@ def _restore_client(daemon: LeaseDaemon, recorded: RecordedClient) -> bool:
         sock = None
     standing, process = look_for(recorded.pid, recorded.start)
     holds = any(recorded.ci in lease.holders for lease in daemon.record.previous.leases.values())
-    if sock is None and (standing is Standing.GONE or not holds):
+    if sock is None and (not holds or (standing is Standing.GONE and not _has_heirs(daemon, recorded))):
         process.close()
         return False
     # With its connection a client lives as long as that, even when others have inherited it.
@@ -111,23 +108,26 @@ def _restore_client(daemon: LeaseDaemon, recorded: RecordedClient) -> bool:
     client.name, client.restricted, client.tag = recorded.name, recorded.restricted, recorded.tag
     client.killpath, client.killargs = recorded.killpath, recorded.killargs
     client.killpath_wants_pid = recorded.wants_pid
+    client.sockets = recorded.sockets
     if sock is not None:
-        daemon.connect(client, sock)
+        daemon.connections.connect(client, sock)
         return True
     client.tag = "0"
-    client.watched = True
+    daemon.adopted.add(client)
     if standing is Standing.UNPROVEN:
         log.error(
             "client %d pid %d: cannot be proven to be the holder of its leases: SIGKILL", client.ci, client.pid
         )
-        daemon.send_signal(process, signal.SIGKILL)
-    else:
+        daemon.adopted.doom(client)
+    elif standing is Standing.SAME:
         log.warning("client %d pid %d lives and is adopted without a connection", client.ci, client.pid)
-    if process.fd == NO_FD:
-        daemon.unwatched.append((client, recorded.holder))
-    else:
-        daemon.watch_process(client)
     return True
+
+
+def _has_heirs(daemon: LeaseDaemon, recorded: RecordedClient) -> bool:
+    """Also when nobody can tell."""
+    answers = [daemon.sockets.is_open(one) for one in recorded.sockets]
+    return not answers or any(answer is not False for answer in answers)
 
 
 def _restore_space(daemon: LeaseDaemon, recorded: RecordedSpace) -> None:
@@ -164,8 +164,6 @@ def launch(daemon: LeaseDaemon) -> None:
         recorded = daemon.record.previous.spaces.get(space.name)
         if recorded is not None and space.resumed_generation:
             daemon.spawn_vital(_run(daemon, space, recorded), f"lockspace s{space.number}")
-    if daemon.unwatched:
-        daemon.spawn(_watch_by_looking(daemon), "processes without pidfd")
 
 
 async def settled(daemon: LeaseDaemon) -> None:
@@ -175,19 +173,6 @@ async def settled(daemon: LeaseDaemon) -> None:
         if not any(space.resumed_generation and space.listed is Listed.ADD for space in daemon.spaces):
             return
         await daemon.spaces.wait_changed(left)
-
-
-async def _watch_by_looking(daemon: LeaseDaemon) -> None:
-    """For holders of whom not even a pidfd could be had."""
-    while daemon.unwatched:
-        for item in list(daemon.unwatched):
-            client, holder = item
-            standing, process = look_for(*holder)
-            process.close()
-            if standing is Standing.GONE:
-                daemon.unwatched.remove(item)
-                daemon.process_gone(client)
-        await daemon.clock.sleep(WATCH_UNPROVEN_S)
 
 
 # -- one lockspace -----------------------------------------------------------------------------------------
@@ -274,8 +259,7 @@ async def _kill_all(daemon: LeaseDaemon, clients: set[Client]) -> bool:
     """SIGKILL; True when all are gone before `KILL_WAIT_S` are over."""
     for client in clients:
         log.error("client %d pid %d held leases of a lost host id: SIGKILL", client.ci, client.pid)
-        if client.process is not None:
-            daemon.send_signal(client.process, signal.SIGKILL)
+        daemon.adopted.doom(client)
     for _ in range(int(KILL_WAIT_S / POLL_S)):
         if all(client.pid_dead for client in clients):
             return True
@@ -391,8 +375,7 @@ def _refuse(daemon: LeaseDaemon, local: LocalLease) -> None:
         _give_back(daemon, local, None)
     for token in local.tokens:
         log.error("client %d pid %d holds %s without proof: SIGKILL", token.client.ci, token.pid, local.key[1])
-        if token.client.process is not None:
-            daemon.send_signal(token.client.process, signal.SIGKILL)
+        daemon.adopted.doom(token.client)
 
 
 def hold_ended(daemon: LeaseDaemon, local: LocalLease, persistent: bool) -> None:

@@ -23,7 +23,8 @@ from holdfast.leased.wire import NAME_SIZE, Rentry, Rindex
 from holdfast.storage import Device
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 ENOENT: Final = -2
 EBUSY: Final = -16

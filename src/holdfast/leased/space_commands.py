@@ -20,7 +20,8 @@ from holdfast.leased.recovery import Phase
 from holdfast.leased.spaces import Listed, Space
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def reg_event(daemon: LeaseDaemon, call: Call) -> bytes | None:
     _clean_events(space)
     if len(space.events) >= wire.MAX_EVENT_FDS:
         return _echo(call, ENOCSI)
-    sock = daemon.detach(call.connection)
+    sock = daemon.connections.detach(call.connection)
     try:
         sock.send(_echo(call))
     except OSError:

@@ -18,7 +18,8 @@ from holdfast.leased.spaces import Listed, Space
 from holdfast.leased.wire import State, StatusItem
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 EAGAIN: Final = -11
 ENOENT: Final = -2

@@ -28,7 +28,8 @@ from holdfast.leased import wire
 from holdfast.storage import Device, StorageError
 
 if TYPE_CHECKING:
-    from holdfast.leased.core import Call, LeaseDaemon
+    from holdfast.leased.core import LeaseDaemon
+    from holdfast.leased.requests import Call
 
 log = logging.getLogger(__name__)
 

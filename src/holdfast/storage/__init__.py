@@ -50,14 +50,16 @@ def registry() -> DeviceRegistry:
     return found
 
 
-async def open_disk(path: str, *, timeout_s: float, faults: Faults | None = None) -> Device:
+async def open_disk(
+    path: str, *, timeout_s: float, faults: Faults | None = None, read_only: bool = False
+) -> Device:
     """Open `path` for synchronous direct I/O; give it back with `close_disk`.
 
     With `faults` its I/O obeys their control file, and rule 12 counts it as another host's. Raises
     StorageError (ENOENT, EACCES, EROFS, ENOTBLK, EISDIR, ...) or DeadlineError: it answers in `timeout_s`,
-    even when the storage hangs.
+    even when the storage hangs. `read_only`: for probes; nothing can be written then.
     """
-    return await registry().open(path, timeout_s, faults)
+    return await registry().open(path, timeout_s, faults, read_only=read_only)
 
 
 def close_disk(disk: Device) -> None:

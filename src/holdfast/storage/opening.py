@@ -104,21 +104,25 @@ def identify_from_cache(path: str) -> tuple[int, ...] | None:
     return None
 
 
-def open_storage(path: str) -> Opened | StorageError:
-    """Open for synchronous direct I/O. May block for as long as the storage likes. Errors are returned."""
+def open_storage(path: str, read_only: bool = False) -> Opened | StorageError:
+    """Open for synchronous direct I/O. May block for as long as the storage likes. Errors are returned.
+
+    `read_only` matters for probes: closing a block device that was open for writing makes udev look at it anew.
+    """
     try:
-        return _open(path)
+        return _open(path, read_only)
     except ValueError as error:  # a NUL in the path
         return StorageError(errno.EINVAL, "open", path, 0, 0, str(error))
     except OSError as error:
         return StorageError(error.errno or errno.EIO, "open", path, 0, 0, error.strerror or str(error))
 
 
-def _open(path: str) -> Opened:
+def _open(path: str, read_only: bool) -> Opened:
     identify(path)  # by kind first: opening alone can have effects
     _refuse_pseudo_files(path)
     # O_NONBLOCK: should a FIFO have taken its place meanwhile, opening still returns
-    flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    access = os.O_RDONLY if read_only else os.O_RDWR | os.O_DSYNC
+    flags = access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     direct = True
     try:
         fd = os.open(path, flags | os.O_DIRECT)
@@ -128,7 +132,7 @@ def _open(path: str) -> Opened:
         direct = False
         fd = os.open(path, flags)
     try:
-        return _describe(path, fd, direct)
+        return _describe(path, fd, direct, read_only)
     except BaseException:
         os.close(fd)
         raise
@@ -140,10 +144,10 @@ def _refuse_pseudo_files(path: str) -> None:
         raise OSError(errno.ENOTBLK, "a file of the kernel, no storage", path)
 
 
-def _describe(path: str, fd: int, direct: bool) -> Opened:
+def _describe(path: str, fd: int, direct: bool, read_only: bool) -> Opened:
     found = os.fstat(fd)
     if stat.S_ISBLK(found.st_mode):
-        if _ioctl_int(fd, _BLKROGET):
+        if not read_only and _ioctl_int(fd, _BLKROGET):
             raise OSError(errno.EROFS, "the block device is read-only", path)
         size = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
         block_size = _ioctl_int(fd, _BLKSSZGET)

@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-Key = tuple[str, Faults | None]
-"""A path, and what stands between this host and its storage in tests and demonstrations."""
+Key = tuple[str, Faults | None, bool]
+"""A path, what stands between this host and its storage in tests and demonstrations, and whether only to read."""
 
 LINGER_S: Final = 5.0
 """An unused device stays open this long: the next command on the same lease finds it open."""
@@ -132,25 +132,30 @@ class DeviceRegistry:
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def open(self, path: str, timeout_s: float, faults: Faults | None = None) -> Device:
+    async def open(
+        self, path: str, timeout_s: float, faults: Faults | None = None, *, read_only: bool = False
+    ) -> Device:
         """The device at `path`, shared with others who opened it; give it back with `release`.
 
-        StorageError with the errno of open(2), ENOTBLK or EISDIR for what is no storage, EROFS for read-only
-        block devices, EMFILE beyond `MAX_OPEN_DEVICES`; DeadlineError when the storage did not answer.
+        `read_only`: writes to it fail. StorageError with the errno of open(2), ENOTBLK or EISDIR for what is no
+        storage, EROFS for read-only block devices unless `read_only`, EMFILE beyond `MAX_OPEN_DEVICES`;
+        DeadlineError when the storage did not answer.
         """
         if not timeout_s > 0:
             raise StorageError(errno.EINVAL, "open", path, 0, 0, f"a timeout of {timeout_s} s is not possible")
         deadline = self._loop.time() + timeout_s
         if faults is not None:
             await faults.before_open(path, timeout_s)
-        key = (path, faults)
+        key = (path, faults, read_only)
         entry = self._by_key.get(key)
         if entry is not None and await self._is_current(entry, path, deadline, timeout_s):
             return self._use(entry)
         if len(self._entries) >= self._max_open and not self._end_a_lingering():
             detail = f"{self._max_open} devices are open"
             raise StorageError(errno.EMFILE, "open", path, 0, 0, detail)
-        opened = await self._call(path, lambda: open_storage(path), deadline, timeout_s, _discard_opened)
+        opened = await self._call(
+            path, lambda: open_storage(path, read_only), deadline, timeout_s, _discard_opened
+        )
         if isinstance(opened, StorageError):
             raise opened
         assert isinstance(opened, Opened)
@@ -199,7 +204,7 @@ class DeviceRegistry:
         return entry.device
 
     def _add(self, key: Key, opened: Opened) -> Device:
-        path, faults = key
+        path, faults, _ = key
         self._forget_finished_writes()
         engine = self._engine_for(opened)
         faulty_engine = None

@@ -60,7 +60,10 @@ class FakeWatchdog:
     running_since: float | None = None
     """The last ping, or what counts as one; None: stopped."""
     is_open: bool = False
+    release: bool = False
+    """The next close may stop it. Outlives a close of a stopped device, as in the kernel's watchdog core."""
     pings: list[float] = field(default_factory=list)
+    """By KEEPALIVE, SETTIMEOUT and unclean closes; not those by writes."""
     faults: dict[str, int] = field(default_factory=dict)
     """Method name to errno: every call fails with it until it is removed."""
     answers: dict[str, int] = field(default_factory=dict)
@@ -97,11 +100,13 @@ class FakeWatchdog:
         """The host is gone."""
         return self.fires_at is not None and self.now() >= self.fires_at
 
-    def ping(self) -> None:
-        """The count starts again, unless the host is gone."""
-        if not self.has_fired:
+    def ping(self, is_counted: bool = True) -> None:
+        """The count starts again, unless the host is gone. The watchdog core starts no stopped device by that."""
+        is_stopped = self.running_since is None and not (self.model.starts_at_ping or self.model.legacy)
+        if not self.has_fired and not is_stopped:
             self.running_since = self.now()
-            self.pings.append(self.now())
+            if is_counted:
+                self.pings.append(self.now())
 
 
 class FakeNode:
@@ -110,7 +115,6 @@ class FakeNode:
     def __init__(self, device: FakeWatchdog) -> None:
         self.device = device
         self.path = device.path
-        self._release = False
         self._closed = False
 
     def _enter(self, method: str) -> None:
@@ -185,8 +189,8 @@ class FakeNode:
 
     def write(self, data: bytes) -> None:
         self._enter("write")
-        self._release = b"V" in data
-        self.device.ping()
+        self.device.release = b"V" in data
+        self.device.ping(is_counted=False)
 
     def close(self) -> None:
         if self._closed:
@@ -195,7 +199,8 @@ class FakeNode:
         self.device.is_open = False
         if self.device.running_since is None:
             return
-        if self._release and not self.device.nowayout:
+        may_stop, self.device.release = self.device.release, False
+        if may_stop and not self.device.nowayout:
             self.device.running_since = None
         else:
             self.device.ping()

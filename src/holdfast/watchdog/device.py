@@ -16,7 +16,7 @@ from typing import Final
 
 from holdfast.watchdog import sysfs, timing
 from holdfast.watchdog.nearest import effective_timeout
-from holdfast.watchdog.node import DISABLECARD, RELEASE, Flag, KernelNode, Node, Support
+from holdfast.watchdog.node import DISABLECARD, PING, RELEASE, Flag, KernelNode, Node, Support
 from holdfast.watchdog.quirks import Quirk, quirk_of
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Device:
         device = cls(node, fire_timeout, now, sysfs_class)
         try:
             device._program(fire_timeout)
-            device._ping()
+            device._first_ping()
         except OSError as error:
             disarm(node, device.quirk)
             raise DeviceError(f"{device}: cannot be armed with {fire_timeout} s: {error.strerror}") from error
@@ -107,7 +107,7 @@ class Device:
         device = cls(node, wanted, now, sysfs_class)
         try:
             device.remark = device._program_nearest(wanted)
-            device._ping()
+            device._first_ping()
         except OSError as error:
             disarm(node, device.quirk)
             raise DeviceError(f"{device}: cannot be armed: {error.strerror}") from error
@@ -224,8 +224,20 @@ class Device:
         """
         self.set_pretimeout(0)
         remark = self._program_nearest(timeout)
+        self.node.write(PING)
         self.node.close()
         return remark
+
+    def _first_ping(self) -> None:
+        """By a write: that takes back a release which an earlier owner left behind.
+
+        A device that was stopped before its last close (DISABLECARD, `V`, close) keeps the release in the kernel's
+        watchdog core, and opening does not clear it. Nobody but a write does; without one our death would stop it.
+        """
+        at = self._now()
+        self.node.write(PING)
+        self.node.keepalive()
+        self.last_ping = at
 
     def _ping(self) -> float:
         at = self._now()

@@ -36,6 +36,8 @@ class Flag(enum.IntFlag):
 DISABLECARD: Final = 1
 ENABLECARD: Final = 2
 RELEASE: Final = b"V"
+PING: Final = b"\0"
+"""Any byte but `V`: pings, and takes a release back."""
 
 _GETSUPPORT: Final = 0x80285700
 _GETSTATUS: Final = 0x80045701

@@ -1,0 +1,1 @@
+"""The path daemon: multipath.conf, checkers, device-mapper maps (spec path)."""

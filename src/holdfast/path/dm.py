@@ -1,0 +1,237 @@
+"""The running kernel's device-mapper: one open control descriptor (spec path 10).
+
+The shell of `dm_wire` and `dm_text`. It decides nothing and is opened only when asked. **Every call may block**
+while another table operation on the device waits for I/O: call it in a worker thread, one operation per map at a
+time, never on the event loop (only `arm`, `list_devices` and `fileno` are for the loop's poll).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from holdfast.path import dm_text, dm_wire
+from holdfast.path.dm_wire import Answer, Command, Flag, Header, Listed, Target
+from holdfast.path.ioctl import ioctl
+
+CONTROL: Final = "/dev/mapper/control"
+SECTOR_BYTES: Final = 512
+UUID_PREFIX: Final = "mpath-"
+
+
+class DmError(OSError):
+    """An ioctl that was refused: errno, and which command for which device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What DEV_STATUS and every other command tell of a device."""
+
+    name: str
+    uuid: str
+    dev: int
+    open_count: int
+    event_nr: int
+    is_suspended: bool
+    is_readonly: bool
+    has_table: bool
+
+    @classmethod
+    def of(cls, header: Header) -> Info:
+        """Out of an answer's header."""
+        return cls(
+            header.name,
+            header.uuid,
+            header.dev,
+            header.open_count,
+            header.event_nr,
+            bool(header.flags & Flag.SUSPEND),
+            bool(header.flags & Flag.READONLY),
+            bool(header.flags & Flag.ACTIVE_PRESENT),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MapState:
+    """Table and status of a multipath map, and the event number from before they were read."""
+
+    info: Info
+    length: int
+    """Sectors of 512 bytes."""
+    table: dm_text.Table
+    status: dm_text.Status
+
+
+class DeviceMapper(Protocol):
+    """What rules and daemon need of the kernel: `Control`, or `holdfast.testing.fake_dm.FakeDm`.
+
+    Every call may raise DmError; ENXIO: there is no such map.
+    """
+
+    def list_devices(self) -> list[Listed]: ...
+
+    def read_map(self, name: str) -> MapState:
+        """Table and status; DmError EINVAL when it is no map with one multipath target."""
+        ...
+
+    def message(self, name: str, message: str) -> None:
+        """EBUSY while the device is suspended, EINVAL for a group number that is not there."""
+        ...
+
+    def create(self, name: str, uuid: str) -> Info: ...
+
+    def load(self, name: str, length: int, table: dm_text.Table, readonly: bool = False) -> None:
+        """Into the inactive slot; `resume` makes it the table in use."""
+        ...
+
+    def resume(self, name: str, flags: Flag = Flag.NOFLUSH, udev: int = 0) -> None: ...
+
+    def suspend(self, name: str, flags: Flag = Flag.NOFLUSH) -> None: ...
+
+    def remove(self, name: str, deferred: bool = False) -> None:
+        """EBUSY while it is open."""
+        ...
+
+    def rename(self, name: str, new_name: str) -> None: ...
+
+    def arm(self) -> None:
+        """The control descriptor becomes readable with the next event after this."""
+        ...
+
+
+def is_our_uuid(uuid: str) -> bool:
+    """A multipath map, not a partition of one and nobody else's device."""
+    return uuid.startswith(UUID_PREFIX)
+
+
+def map_state(info: Info, table: list[Target], status: list[Target]) -> MapState:
+    """Both answers taken apart. DmError EINVAL: not exactly one multipath target, or an unknown grammar."""
+    if len(table) != 1 or len(status) != 1 or table[0].kind != dm_text.TARGET:
+        raise DmError(errno.EINVAL, f"{info.name}: is no map with one multipath target")
+    try:
+        return MapState(
+            info, table[0].length, dm_text.parse_table(table[0].params), dm_text.parse_status(status[0].params)
+        )
+    except dm_text.DmTextError as error:
+        raise DmError(errno.EINVAL, f"{info.name}: {error}") from error
+
+
+class Control:
+    """/dev/mapper/control, open. Close it, or use it as a context manager."""
+
+    def __init__(self, path: str = CONTROL) -> None:
+        """DmError: ENOENT or ENODEV (no device-mapper in the kernel), EACCES (not root)."""
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            reason = {
+                errno.ENOENT: "no device-mapper here: load it with `modprobe dm-multipath`",
+                errno.ENODEV: "no device-mapper in this kernel",
+                errno.EACCES: "only root may use the device-mapper",
+                errno.EPERM: "this container may not use the device-mapper",
+            }.get(error.errno or 0, error.strerror)
+            raise DmError(error.errno, f"{path}: {reason}") from error
+
+    def fileno(self) -> int:
+        """Readable since an event after `arm`, until the next `arm`."""
+        return self._fd
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def version(self) -> tuple[int, int, int]:
+        """Of the kernel's interface: (4, 47, 0) on Linux 6.1."""
+        return self._call(Command.VERSION, Header()).header.version
+
+    def target_versions(self) -> dict[str, tuple[int, int, int]]:
+        """Targets that are loaded now, by name."""
+        return dm_wire.decode_versions(self._call(Command.LIST_VERSIONS, Header(), room=dm_wire.FIRST_BUFFER))
+
+    def list_devices(self) -> list[Listed]:
+        """All devices, whoever made them."""
+        header = Header(version=dm_wire.VERSION_POLL)
+        return dm_wire.decode_list(self._call(Command.LIST_DEVICES, header, room=dm_wire.FIRST_BUFFER))
+
+    def info(self, name: str) -> Info:
+        """Without looking at its table."""
+        return Info.of(self._call(Command.DEV_STATUS, Header(name=name)).header)
+
+    def targets(self, name: str, flags: Flag) -> tuple[Info, list[Target]]:
+        """Table lines with Flag.STATUS_TABLE, status lines without."""
+        answer = self._call(Command.TABLE_STATUS, Header(name=name, flags=flags), room=dm_wire.FIRST_BUFFER)
+        return Info.of(answer.header), dm_wire.decode_targets(answer)
+
+    def read_map(self, name: str) -> MapState:
+        # The event number of the first answer: an event after it is seen again, none is lost.
+        info, table = self.targets(name, Flag.STATUS_TABLE | Flag.NOFLUSH)
+        return map_state(info, table, self.targets(name, Flag.NOFLUSH)[1])
+
+    def dependencies(self, name: str) -> list[int]:
+        """Device numbers that its table uses."""
+        header = Header(name=name)
+        return dm_wire.decode_deps(self._call(Command.TABLE_DEPS, header, room=dm_wire.FIRST_BUFFER))
+
+    def message(self, name: str, message: str) -> None:
+        self._call(Command.TARGET_MSG, Header(name=name), dm_wire.encode_message(message))
+
+    def create(self, name: str, uuid: str) -> Info:
+        return Info.of(self._call(Command.DEV_CREATE, Header(name=name, uuid=uuid)).header)
+
+    def load(self, name: str, length: int, table: dm_text.Table, readonly: bool = False) -> None:
+        target = Target(0, length, dm_text.TARGET, dm_text.format_table(table))
+        flags = Flag.READONLY if readonly else Flag(0)
+        header = Header(name=name, flags=flags, target_count=1)
+        self._call(Command.TABLE_LOAD, header, dm_wire.encode_targets([target]))
+
+    def resume(self, name: str, flags: Flag = Flag.NOFLUSH, udev: int = 0) -> None:
+        self._call(Command.DEV_SUSPEND, Header(name=name, flags=flags & ~Flag.SUSPEND, event_nr=udev))
+
+    def suspend(self, name: str, flags: Flag = Flag.NOFLUSH) -> None:
+        self._call(Command.DEV_SUSPEND, Header(name=name, flags=flags | Flag.SUSPEND))
+
+    def remove(self, name: str, deferred: bool = False) -> None:
+        flags = Flag.DEFERRED_REMOVE if deferred else Flag(0)
+        self._call(Command.DEV_REMOVE, Header(name=name, flags=flags))
+
+    def rename(self, name: str, new_name: str) -> None:
+        self._call(Command.DEV_RENAME, Header(name=name), os.fsencode(new_name) + b"\0")
+
+    def wait(self, name: str, event_nr: int) -> int:
+        """Block until the device's event number is another one; the new number. For kernels before 4.14."""
+        header = Header(name=name, event_nr=event_nr)
+        return self._call(Command.DEV_WAIT, header, room=dm_wire.FIRST_BUFFER).header.event_nr
+
+    def arm(self) -> None:
+        try:
+            ioctl(self._fd, Command.DEV_ARM_POLL.request, dm_wire.encode_arm_poll())
+        except OSError as error:
+            raise DmError(error.errno, f"DEV_ARM_POLL: {error.strerror}") from error
+
+    def _call(self, command: Command, header: Header, data: bytes = b"", room: int = 0) -> Answer:
+        """One ioctl; again with a larger buffer while the answer does not fit. DmError."""
+        room = max(room, dm_wire.HEADER_BYTES)
+        while True:
+            buffer = dm_wire.encode(header, data, room)
+            try:
+                ioctl(self._fd, command.request, buffer)
+                answer = dm_wire.decode(buffer)
+            except dm_wire.DmWireError as error:
+                raise DmError(errno.EPROTO, f"{command.name} {header.name}: {error}") from error
+            except OSError as error:
+                raise DmError(error.errno, f"{command.name} {header.name}: {error.strerror}") from error
+            if not answer.header.flags & Flag.BUFFER_FULL:
+                return answer
+            room = 4 * len(buffer)
+            if room > dm_wire.MAX_BUFFER:
+                raise DmError(errno.EMSGSIZE, f"{command.name} {header.name}: the answer has no end")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,20 @@ from tests.fuse.frozen_fs import FrozenFs, what_is_missing
 # By default an example that takes 0.2 s fails its test: on a loaded machine that is no finding.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """Like `tmp_path`, in memory: for daemons whose deadlines are real seconds, which a busy disk would miss."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="holdfast-", dir="/dev/shm"))
+    except OSError:
+        yield tmp_path
+        return
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made)
 
 
 @pytest.fixture

@@ -47,9 +47,9 @@ except holdfast.LeaseLost as error:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    made = Host(tmp_path)
-    with hosts(tmp_path, made):
+def host(memory_path: Path) -> Iterator[Host]:
+    made = Host(memory_path)
+    with hosts(memory_path, made):
         made.start()
         made.format("a", "b")
         assert made.add() == 0

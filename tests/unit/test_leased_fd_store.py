@@ -20,10 +20,10 @@ from tests.unit.restart_harness import Host, Manager, hosts, until
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(memory_path: Path) -> Iterator[Host]:
     """A host whose daemon is a service, with a joined lockspace and two formatted leases."""
-    made = Host(tmp_path, manager=Manager(tmp_path))
-    with hosts(tmp_path, made):
+    made = Host(memory_path, manager=Manager(memory_path))
+    with hosts(memory_path, made):
         made.start()
         made.format("a", "b")
         assert made.add() == 0
@@ -182,11 +182,13 @@ def test_the_manager_is_told_that_the_daemon_serves_and_lives(host: Host) -> Non
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[tuple[Host, FakeWdmd]]:
+def guarded(memory_path: Path) -> Iterator[tuple[Host, FakeWdmd]]:
     """The same with a watchdog daemon."""
-    wdmd = FakeWdmd(tmp_path / "wdmd.sock", fire_timeout=10)
-    made = Host(tmp_path, manager=Manager(tmp_path), options={"use_watchdog": True, "watchdog_socket": wdmd.path})
-    with hosts(tmp_path, made):
+    wdmd = FakeWdmd(memory_path / "wdmd.sock", fire_timeout=10)
+    made = Host(
+        memory_path, manager=Manager(memory_path), options={"use_watchdog": True, "watchdog_socket": wdmd.path}
+    )
+    with hosts(memory_path, made):
         try:
             made.start()
             made.format("a", "b")

@@ -20,10 +20,10 @@ SECTOR = 512
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(memory_path: Path) -> Iterator[Host]:
     """A host with a joined lockspace and three formatted leases."""
-    made = Host(tmp_path)
-    with hosts(tmp_path, made):
+    made = Host(memory_path)
+    with hosts(memory_path, made):
         made.start()
         made.format("a", "b", "c")
         assert made.add() == 0

@@ -25,6 +25,8 @@ LONG_FIRST: Final = ("test_two_hosts", "test_original", "test_wdmd")
 """Modules whose cases take longest: started last, they would be waited for alone."""
 TWO_GUESTS: Final = ("test_two_hosts",)
 """Modules whose cases need two places."""
+ON_DEMAND: Final = {"test_why": "HOLDFAST_GUEST_WHY"}
+"""Modules whose cases boot each guest twice and wait for it to die: run only with that environment variable."""
 
 
 class Places:
@@ -56,12 +58,20 @@ def _is_case(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and item.path.is_relative_to(Path(__file__).parent)
 
 
+def _is_wanted(item: pytest.Item) -> bool:
+    return _is_case(item) and item.get_closest_marker("skip") is None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the cases; the long ones first."""
     places = [place for place, item in enumerate(items) if _is_case(item)]
     own = sorted((items[place] for place in places), key=_turn)
     for place, item in zip(places, own, strict=True):
         item.add_marker(pytest.mark.guest)
+        if (wish := ON_DEMAND.get(item.path.stem)) is not None:
+            item.add_marker(pytest.mark.guest_why)
+            if not os.environ.get(wish):
+                item.add_marker(pytest.mark.skip(f"takes long: run it with `make why-guests` ({wish}=1)"))
         items[place] = item
 
 
@@ -84,7 +94,7 @@ def shared_bench() -> Iterator[Bench]:
 @pytest.fixture(scope="session")
 def running(request: pytest.FixtureRequest, shared_bench: Bench) -> Iterator[dict[str, Future[None]]]:
     """All cases that were asked for, by node id."""
-    cases = [item for item in request.session.items if isinstance(item, pytest.Function) and _is_case(item)]
+    cases = [item for item in request.session.items if isinstance(item, pytest.Function) and _is_wanted(item)]
     pool, places = ThreadPoolExecutor(AT_A_TIME, "guest"), Places(AT_A_TIME)
     try:
         yield {case.nodeid: pool.submit(_run, case, shared_bench, places) for case in cases}

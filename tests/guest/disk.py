@@ -64,6 +64,7 @@ class Disk:
     def __init__(self, image: Path, directory: Path, name: str = "disk") -> None:
         """Starts an nbdkit; its files lie in `directory`."""
         self.image = image
+        self._name = name
         self._socket = directory / f"{name}.nbd"
         self._control = directory / f"{name}.pause"
         self._errors = directory / f"{name}.errors"
@@ -90,11 +91,11 @@ class Disk:
 
     @property
     def devices(self) -> list[str]:
-        """For QEMU; /dev/vda inside."""
-        drive = "if=none,id=shared,format=raw,cache=none,werror=report,rerror=report"
+        """For QEMU; /dev/vda inside, /dev/vdb when it is the second one."""
+        drive = f"if=none,id={self._name},format=raw,cache=none,werror=report,rerror=report"
         return [
             *("-drive", f"file=nbd+unix:///?socket={self._socket},{drive}"),
-            *("-device", "virtio-blk-pci,drive=shared,share-rw=on"),
+            *("-device", f"virtio-blk-pci,drive={self._name},share-rw=on"),
         ]
 
     def hang(self) -> None:
@@ -111,7 +112,7 @@ class Disk:
 
     def work(self) -> None:
         """No errors any more."""
-        self._errors.unlink()
+        self._errors.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """The server is stopped in its tracks, with what it was doing."""

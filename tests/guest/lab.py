@@ -64,12 +64,12 @@ class Lab:
         )
         return self.disk(name, made)
 
-    def mount(self, guest: Guest, where: str = "/var/lib/holdfast") -> None:
+    def mount(self, guest: Guest, where: str = "/var/lib/holdfast", device: str = DEVICE) -> None:
         """The guest's disk, a file system, there; after each boot."""
         guest.run("modprobe", "virtio_blk")
         guest.run("modprobe", "ext4")
         guest.run("mkdir", "-p", where)
-        guest.run("mount", "-t", "ext4", DEVICE, where)
+        guest.run("mount", "-t", "ext4", device, where)
 
     def image(self, name: str = "shared") -> Path:
         """A formatted disk of its own, that several guests may share."""
@@ -78,10 +78,16 @@ class Lab:
         return made
 
     def guest(
-        self, *devices: str, name: str = "guest", disk: Disk | None = None, reboots: bool = False, append: str = ""
+        self,
+        *devices: str,
+        name: str = "guest",
+        disk: Disk | None = None,
+        kept: Disk | None = None,
+        reboots: bool = False,
+        append: str = "",
     ) -> Guest:
-        """Booted."""
-        wanted: Sequence[str] = (*devices, *(disk.devices if disk else ()))
+        """Booted. `kept`: another disk, behind `disk`."""
+        wanted: Sequence[str] = (*devices, *(one for each in (disk, kept) if each for one in each.devices))
         guest = Guest(
             *(self._bench.kernel, self._bench.package, self.directory),
             name=name,

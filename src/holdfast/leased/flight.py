@@ -125,3 +125,7 @@ class FlightNotes:
     def watchdog_again(self, name: str) -> None:
         """Armed anew."""
         self._recorder.note("watchdog-again", name=name)
+
+    def watchdog_reads(self, name: str, reads: bool) -> None:
+        """The watchdog daemon does not read what it is told (it is stopped or hangs), or it reads again."""
+        self._recorder.note("watchdog-heard" if reads else "watchdog-silent", name=name)

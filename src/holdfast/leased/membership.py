@@ -208,6 +208,7 @@ def watchdog_link(daemon: LeaseDaemon, space: Space) -> Link:
         return _NoLink()
     link = WdmdLink(options.watchdog_socket, space.name, space.host_id, options.fire_timeout_s)
     link.on_lost, link.on_again = daemon.flight.watchdog_lost, daemon.flight.watchdog_again
+    link.on_reads = daemon.flight.watchdog_reads
     link.on_connected = lambda fd: daemon.service.keep_watchdog(space.name, fd)
     return link
 

@@ -12,10 +12,12 @@ Extending never waits: a message fits the socket or the watchdog daemon is stuck
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import math
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable
 from typing import Final
@@ -103,6 +105,9 @@ class WdmdLink:
         self.on_lost: Callable[[str, float], None] = lambda name, expires: None
         """Told the name and the expiry when the watchdog daemon has gone."""
         self.on_again: Callable[[str], None] = lambda name: None
+        self._unread = False
+        self.on_reads: Callable[[str, bool], None] = lambda name, reads: None
+        """Told when the watchdog daemon has not read what `extend` told it before, and when it reads again."""
 
     @property
     def armed_until(self) -> float:
@@ -194,10 +199,24 @@ class WdmdLink:
         try:
             if not self._watched:
                 raise LeaseError(Code.WD_ERROR, "not connected to the watchdog daemon")
+            self._look_whether_it_reads(self._connected())
             self._test_live(timestamp, expiry)
             self._armed_until = expiry
         except LeaseError as error:
             log.error("wdmd_test_live %d failed: %s; the watchdog expires at %s", timestamp, error, self._shown())
+
+    def _look_whether_it_reads(self, sock: socket.socket) -> None:
+        """It had a whole renewal interval for the last message: unread, the watchdog daemon is stopped or hangs.
+
+        Changes nothing but what is recorded: without a ping the device ends this host by itself.
+        """
+        try:
+            (waiting,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return
+        if bool(waiting) != self._unread:
+            self._unread = bool(waiting)
+            self.on_reads(self._name, not self._unread)
 
     async def clear(self) -> None:
         """The host need not be reset for this lockspace any more; one retry, then wdmd's expiry stands."""
@@ -226,6 +245,7 @@ class WdmdLink:
             self._socket.close()
             self._socket = None
         self._registered = False
+        self._unread = False
 
     # -- when the watchdog daemon goes away ------------------------------------------------------------------
 

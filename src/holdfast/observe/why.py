@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from holdfast.lease.timing import renewal_interval
 from holdfast.observe.flight import Record
 from holdfast.watchdog.quirks import quirk_of
 
@@ -206,6 +207,8 @@ def _judge_withheld(
             None,
         )
     sentence = _withheld_sentence(withheld, history)
+    if fired is None:
+        sentence += " The device cannot tell that it fired; nothing is known that would have been faster."
     if fired is False:
         return (
             Cause.SUDDEN,
@@ -247,44 +250,54 @@ def _judge_gap(
             "Holdfast.",
             False,
         )
-    if (lost := _lost_connection(others, last_watchdog)) is not None:
-        return (
-            Cause.DAEMON_GONE,
-            f"The watchdog daemon ended at {lost.at:.1f} without being stopped in order (the lease daemon lost "
-            "its connection), so the device was not pinged any more and reset the host.",
-            True if fired is not False else None,
-        )
+    if (gone := _gone(others, last_watchdog)) is not None:
+        return _judge_gone(gone, end, fired)
     silence = (others[-1].at if others else 0.0) - last_watchdog
     patience = _patience(watchdog)
     if silence > patience + UNWRITTEN_S:
+        said = f"The watchdog daemon gave its last sign of life at {last_watchdog:.1f} (killed, stopped or hung)"
+        return _judge_gone((last_watchdog, said), end, fired)
+    if fired and _has_witness(others, watchdog) and silence <= patience:
         return (
-            Cause.DAEMON_GONE,
-            f"The watchdog daemon gave its last sign of life at {last_watchdog:.1f} (killed, stopped or hung), "
-            f"the rest of the host lived on until {end:.1f}; the device was not pinged and reset the host.",
-            True if fired is not False else None,
-        )
-    if fired and silence > patience:
-        return (
-            Cause.UNKNOWN,
-            f"The watchdog device reset the host. The watchdog daemon's last sign of life on disk is from "
-            f"{last_watchdog:.1f}, others lived until {end:.1f}: whether it alone had stopped or the whole host "
-            "hung cannot be told.",
-            None,
+            Cause.HOST_HUNG,
+            f"The whole host stopped at or after {end:.1f} (no program ran any more: it hung, or its kernel "
+            "panicked without leaving a word), and the watchdog device reset it.",
+            True,
         )
     if fired:
         return (
-            Cause.HOST_HUNG,
-            f"The whole host stopped at {end:.1f} (no program ran any more), and the watchdog device reset it.",
+            Cause.UNKNOWN,
+            f"The watchdog device reset the host because it was not pinged any more, and no reason is on record. "
+            f"The watchdog daemon's last sign of life on disk is from {last_watchdog:.1f}, the last one of all "
+            f"from {end:.1f}: whether the daemon alone had stopped or the whole host hung cannot be told.",
             True,
         )
     if fired is False:
         return (
             Cause.SUDDEN,
-            f"The host ended without warning at {end:.1f} while everything was well: power loss, reset "
-            "from outside, or a crash. It was not Holdfast.",
+            f"The host ended without warning at or after {end:.1f} while everything was well: power loss, reset "
+            "from outside, a forced reboot, or a crash. It was not Holdfast.",
             False,
         )
     return Cause.SUDDEN, _cannot_tell(watchdog, end), None
+
+
+def _judge_gone(gone: tuple[float, str], end: float, fired: bool | None) -> tuple[Cause, str, bool | None]:
+    """The watchdog daemon was gone, the rest lived on."""
+    at, said = gone
+    if fired is False:
+        return (
+            Cause.SUDDEN,
+            f"{said}, but the device says that it did not reset the host, which ended at or after {end:.1f}: "
+            "something else was faster.",
+            False,
+        )
+    said += f", while the rest of the host lived on until {max(at, end):.1f} at least"
+    if fired is None:
+        said += "; unpinged, the device resets a host, but it cannot tell whether it did."
+    else:
+        said += "; the device was not pinged any more and reset the host."
+    return Cause.DAEMON_GONE, said, True
 
 
 def _cannot_tell(watchdog: Sequence[Record], end: float) -> str:
@@ -334,14 +347,37 @@ def _last_deed(watchdog: Sequence[Record]) -> Record | None:
     return next((record for record in reversed(watchdog) if record.kind != "stop"), None)
 
 
-def _lost_connection(others: Sequence[Record], last_watchdog: float) -> Record | None:
-    """The lease daemon's word that the watchdog daemon is gone, and nothing of it since."""
+def _gone(others: Sequence[Record], last_watchdog: float) -> tuple[float, str] | None:
+    """The lease daemon's word that the watchdog daemon is gone or stopped, and no sign of it since: when and how."""
     for record in reversed(others):
-        if record.kind == "watchdog-again":
+        if record.kind in ("watchdog-again", "watchdog-heard") or record.at < last_watchdog - SUDDEN_S:
             return None
         if record.kind == "watchdog-lost":
-            return record if record.at >= last_watchdog - SUDDEN_S else None
+            said = f"The watchdog daemon ended at {record.at:.1f} without being stopped in order"
+            return record.at, said + " (the lease daemon lost its connection)"
+        if record.kind == "watchdog-silent":
+            said = f"The watchdog daemon was stopped or hung before {record.at:.1f}"
+            return record.at, said + " (it did not read what the lease daemon had told it)"
     return None
+
+
+def _has_witness(others: Sequence[Record], watchdog: Sequence[Record]) -> bool:
+    """Whether a lease daemon would have noted that the watchdog daemon alone had stopped, before the device fired.
+
+    It tells the watchdog daemon something at each renewal, and looks at the next one whether that was read.
+    """
+    spaces: dict[object, object] = {}
+    for record in others:
+        if record.kind == "joined":
+            spaces[record.fields.get("space")] = record.fields.get("io_timeout")
+        elif record.kind == "left":
+            spaces.pop(record.fields.get("space"), None)
+    armed = _last(watchdog, "armed")
+    timeout = armed.fields.get("timeout") if armed else None
+    if not isinstance(timeout, int | float):
+        return False
+    needed = (2 * renewal_interval(io) for io in spaces.values() if isinstance(io, int))
+    return any(timeout - _patience(watchdog) > seconds for seconds in needed)
 
 
 def _patience(watchdog: Sequence[Record]) -> float:

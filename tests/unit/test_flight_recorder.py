@@ -117,7 +117,8 @@ class Boot:
 
 
 def armed() -> Boot:
-    boot = Boot().note(1, "start").note(2, "start", "lease").note(5, "armed", interval=10)
+    boot = Boot().note(1, "start").note(2, "start", "lease").note(5, "armed", timeout=60, interval=10)
+    boot.note(6, "joined", "lease", space="LS", io_timeout=10)
     for at in (15, 25, 35):
         boot.note(at, "ping").note(at + 1, "renewal", "lease")
     return boot

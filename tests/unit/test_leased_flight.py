@@ -99,3 +99,11 @@ def test_many_users_fit_a_record() -> None:
     fields = notes.found[0][1]
     assert fields["users"] == 1000
     assert len(fields["pids"]["15"]) == 8
+
+
+def test_whether_the_watchdog_daemon_reads() -> None:
+    notes = Notes()
+    flight = FlightNotes(notes)
+    flight.watchdog_reads("sanlock_LS:1", False)
+    flight.watchdog_reads("sanlock_LS:1", True)
+    assert notes.take() == ["watchdog-silent", "watchdog-heard"]

@@ -377,3 +377,25 @@ def test_without_a_watchdog_the_daemon_says_what_that_means(
 
     asyncio.run(main())
     assert "no watchdog: if this daemon hangs or is killed" in caplog.text
+
+
+def test_a_watchdog_daemon_that_reads_nothing_is_noticed_at_the_next_renewal(tmp_path: Path) -> None:
+    async def main() -> None:
+        path, now = tmp_path / "wdmd.sock", boottime()
+        reads: list[bool] = []
+        async with wdmd(path) as fake:
+            watchdog = link.WdmdLink(str(path), "LS", 1, 60)
+            watchdog.on_reads = lambda name, reading: reads.append(reading)
+            await watchdog.open()
+            await watchdog.register(now, now + 80)
+            await until(lambda: len(fake.expiries()) == 1)
+            # The daemon has no turn between these: it reads none of them.
+            for later in (1, 2, 3):
+                await watchdog.extend(now + later, now + 80 + later)
+            assert reads == [False]
+            await until(lambda: len(fake.expiries()) == 4)
+            await watchdog.extend(now + 4, now + 84)
+            assert reads == [False, True]
+            watchdog.close()
+
+    asyncio.run(main())

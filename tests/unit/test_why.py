@@ -22,7 +22,8 @@ OLDER = "00000000-1111-1111-1111-111111111111"
 
 def host(identity: str = SOFT, boot_id: str = OLD, wall: float = 1000.0) -> Boot:
     boot = Boot(boot_id, wall).note(1, "start").note(2, "start", "lease")
-    boot.note(5, "armed", interval=10, identity=identity)
+    boot.note(5, "armed", timeout=60, interval=10, identity=identity)
+    boot.note(6, "joined", "lease", space="LS", io_timeout=10)
     for at in (15, 25, 35):
         boot.note(at, "ping").note(at + 1, "renewal", "lease")
     return boot
@@ -76,11 +77,49 @@ def test_the_watchdog_daemon_was_killed() -> None:
     assert explain(boot.records, Evidence(NEW)).cause is Cause.SUDDEN
 
 
+def test_the_watchdog_daemon_was_stopped() -> None:
+    """The lease daemon's word is on the disk, its signs of life may not be."""
+    boot = host(ESB).note(46, "watchdog-silent", "lease", name="sanlock_LS:1")
+    verdict = explain(boot.records, Evidence(NEW, boot_status={ESB: 0x20}))
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.DAEMON_GONE, True)
+    assert "before 46.0" in verdict.sentence
+    verdict = explain(boot.records, Evidence(NEW, boot_status={ESB: 0}))
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.SUDDEN, False)
+    assert "something else was faster" in verdict.sentence
+    boot.note(66, "watchdog-heard", "lease", name="sanlock_LS:1").note(67, "ping")
+    assert explain(boot.records, Evidence(NEW, boot_status={ESB: 0x20})).cause is Cause.HOST_HUNG
+
+
+def test_without_a_witness_a_stopped_daemon_and_a_hung_host_look_the_same() -> None:
+    for boot in (host(ESB).note(37, "left", "lease", space="LS"), host(ESB)):
+        if boot.records[-1].kind != "left":
+            # Renewals are too rare to be a witness before the device fires.
+            boot.note(37, "joined", "lease", space="LS", io_timeout=60)
+        verdict = explain(boot.records, Evidence(NEW, boot_status={ESB: 0x20}))
+        assert (verdict.cause, verdict.by_holdfast) == (Cause.UNKNOWN, True)
+        assert "cannot be told" in verdict.sentence
+
+
+@pytest.mark.parametrize("identity", [ESB, SOFT])
+def test_another_device_fired(identity: str) -> None:
+    """One that somebody else had armed."""
+    verdict = explain(host(identity).records, Evidence(NEW, boot_status={identity: 0, "iTCO_wdt": 0x20}))
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.SUDDEN, False)
+    assert "iTCO_wdt" in verdict.sentence
+
+
+def test_a_withheld_ping_and_a_device_that_cannot_tell() -> None:
+    boot = host().note(45, "withheld", reasons=["x"], fires_at=95.0)
+    verdict = explain(boot.records, Evidence(NEW, boot_status={SOFT: 0}))
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.WITHHELD, True)
+    assert "cannot tell" in verdict.sentence
+
+
 def test_a_short_silence_proves_nothing() -> None:
     """Signs of life that were not yet on the disk look like silence."""
     boot = host(ESB).note(60, "renewal-slow", "lease", latency_ms=9000)
     verdict = explain(boot.records, Evidence(NEW, card_reset=True))
-    assert (verdict.cause, verdict.by_holdfast) == (Cause.UNKNOWN, None)
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.UNKNOWN, True)
     boot.note(90, "renewal-slow", "lease", latency_ms=9000)
     assert explain(boot.records, Evidence(NEW)).cause is Cause.DAEMON_GONE
 

@@ -111,7 +111,10 @@ def explain(records: Sequence[Record], evidence: Evidence, boot: int = -1) -> Ve
         # What is read now is about the end of the latest boot only.
         evidence = Evidence(evidence.running_boot_id)
     history = boots[chosen]
-    cause, sentence, ours = _judge(history, evidence, _fired(history, after, evidence))
+    said_by = _said_by_devices(after, evidence)
+    cause, sentence, ours = _judge(history, evidence, _fired(history, said_by, evidence))
+    if _armed_device(history) and (others := _others_fired(history, said_by)):
+        sentence += f" Another watchdog device says that it reset the host: {', '.join(others)}."
     sentence += _remarks(history, after)
     return Verdict(cause, sentence, ours, chosen, _timeline(history))
 
@@ -119,14 +122,22 @@ def explain(records: Sequence[Record], evidence: Evidence, boot: int = -1) -> Ve
 # -- what the device says --------------------------------------------------------------------------------------
 
 
-def _fired(history: Sequence[Record], after: Sequence[Record], evidence: Evidence) -> bool | None:
-    """Whether a watchdog device caused the end; None: nobody can tell."""
-    handover = _last(history, "handover")
-    if handover is not None and handover.fields.get("to") == "kexec":
-        # No hardware was reset by it: what a device says now is about something older.
+def _fired(history: Sequence[Record], said: Mapping[str, int], evidence: Evidence) -> bool | None:
+    """Whether the watchdog device that Holdfast had armed caused the end; None: nobody can tell."""
+    if _after_kexec(history):
         return None
     if evidence.card_reset is not None:
         return evidence.card_reset
+    identity = _armed_device(history)
+    if identity not in said:
+        return True if not identity and _others_fired(history, said) else None
+    if said[identity] & CARDRESET:
+        return True
+    return False if quirk_of(identity).tells_reset or _others_fired(history, said) else None
+
+
+def _said_by_devices(after: Sequence[Record], evidence: Evidence) -> dict[str, int]:
+    """Driver identity to the bits of `bootstatus`, as read now or recorded by the boot that followed."""
     said: dict[str, int] = dict(evidence.boot_status)
     for record in after:
         status = record.fields.get("boot_status")
@@ -136,13 +147,26 @@ def _fired(history: Sequence[Record], after: Sequence[Record], evidence: Evidenc
             for identity, bits in status.items():
                 if isinstance(bits, int) and bits >= 0:
                     said.setdefault(str(identity), bits)
-    if any(bits & CARDRESET for bits in said.values()):
-        return True
+    return said
+
+
+def _others_fired(history: Sequence[Record], said: Mapping[str, int]) -> list[str]:
+    """Devices that say that they caused the reset, beside the one that Holdfast had armed."""
+    if _after_kexec(history):
+        return []
+    ours = _armed_device(history)
+    return sorted(one for one, bits in said.items() if one != ours and bits & CARDRESET)
+
+
+def _armed_device(history: Sequence[Record]) -> str:
     armed = _last(history, "armed")
-    identity = str(armed.fields.get("identity", "")) if armed else ""
-    if identity in said and quirk_of(identity).tells_reset:
-        return False
-    return None
+    return str(armed.fields.get("identity", "")) if armed else ""
+
+
+def _after_kexec(history: Sequence[Record]) -> bool:
+    """No hardware was reset: what a device says now is about something older."""
+    handover = _last(history, "handover")
+    return handover is not None and handover.fields.get("to") == "kexec"
 
 
 # -- the judgement ---------------------------------------------------------------------------------------------
@@ -348,7 +372,7 @@ def _last_deed(watchdog: Sequence[Record]) -> Record | None:
 
 
 def _gone(others: Sequence[Record], last_watchdog: float) -> tuple[float, str] | None:
-    """The lease daemon's word that the watchdog daemon is gone or stopped, and no sign of it since: when and how."""
+    """The lease daemon's word that the watchdog daemon is gone or stopped, and no sign of it since."""
     for record in reversed(others):
         if record.kind in ("watchdog-again", "watchdog-heard") or record.at < last_watchdog - SUDDEN_S:
             return None

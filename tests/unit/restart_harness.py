@@ -417,16 +417,15 @@ class Manager:
 
 @contextlib.contextmanager
 def hosts(directory: Path, *made: Host) -> Iterator[None]:
-    """Nothing of them is left afterwards; their logs are shown when the block fails."""
+    """Nothing of them is left afterwards; pytest shows their logs when the test fails."""
     try:
         yield
-    except BaseException:
+    finally:
+        # Always: a fixture is not told that its test has failed.
         for host in made:
             print(f"--- host {host.host_id}\n{host.log()}")
             if host.record.exists():
                 print(host.record.read_text())
-        raise
-    finally:
         for host in made:
             host.close()
             if host.manager is not None:

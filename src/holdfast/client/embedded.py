@@ -35,6 +35,8 @@ LOST_LEAVE_TIMEOUT_S = 2.0
 """The same after the lease was lost: mostly its storage is gone, and the host id expires anyway."""
 EXIT_TIMEOUT_S = 5.0
 LOG_NAME = "daemon.log"
+SHARED_MEMORY = "/dev/shm"
+"""For users without XDG_RUNTIME_DIR."""
 PREFIX = "holdfast-run-"
 LEFTOVER_AGE_S = 300.0
 
@@ -74,8 +76,9 @@ class EmbeddedDaemon:
     @classmethod
     async def start(cls, command_line: CommandLine) -> Self:
         """Start it and wait until it answers. DaemonUnreachable carries the last line of its log."""
-        base = os.environ.get("XDG_RUNTIME_DIR")
-        parent = base if base and os.access(base, os.W_OK | os.X_OK) else None
+        # In memory: the daemon writes down there, on its loop, what a successor must know.
+        places = (os.environ.get("XDG_RUNTIME_DIR"), SHARED_MEMORY)
+        parent = next((place for place in places if place and os.access(place, os.W_OK | os.X_OK)), None)
         await asyncio.to_thread(remove_leftovers, Path(parent or tempfile.gettempdir()))
         # mkdtemp makes it with mode 0700: nobody else reaches the socket.
         directory = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=PREFIX, dir=parent))

@@ -137,8 +137,7 @@ def test_health_check_fails(lab: Lab) -> None:
     stage.guest.run("mkdir", "-p", "/etc/wdmd.d")
     stage.guest.ask(write="/etc/wdmd.d/healthy", data="#!/bin/sh\n[ ! -e /run/ill ]\n")
     stage.guest.run("chmod", "755", "/etc/wdmd.d/healthy")
-    stage.watchdog("-S", "1")
-    stage.guest.wait_for_line("armed", STEP_LIMIT_S)
+    stage.watchdog("-S", "1").client()
     stage.guest.run("touch", "/run/ill")
     stage.dies().why("withheld", True, US, "healthy")
 

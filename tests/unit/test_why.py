@@ -159,6 +159,12 @@ def test_older_boots_are_judged_by_what_the_next_one_saw() -> None:
     assert "boots between are not known" in explain(records, Evidence(NEW), -2).sentence
 
 
+def test_after_a_panic_the_device_only_starts_the_host_again() -> None:
+    verdict = explain(host(ESB).records, Evidence(NEW, boot_status={ESB: 0x20}, panic="Kernel panic: x"))
+    assert (verdict.cause, verdict.by_holdfast) == (Cause.PANIC, False)
+    assert "only started the host again" in verdict.sentence
+
+
 def test_what_the_kernel_said_last() -> None:
     text = (
         "Panic#1 Part1\n<4>[   12.3] no\n<0>[   12.345678] Kernel panic - not syncing: sysrq triggered crash\n"

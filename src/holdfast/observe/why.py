@@ -187,7 +187,8 @@ def _judge(history: Sequence[Record], evidence: Evidence, fired: bool | None) ->
     if withheld is not None:
         return _judge_withheld(withheld, history, evidence, fired)
     if evidence.panic:
-        return Cause.PANIC, f"The kernel panicked: {evidence.panic}. It was not Holdfast.", False
+        said = " Its watchdog device only started the host again." if fired else ""
+        return Cause.PANIC, f"The kernel panicked: {evidence.panic}. It was not Holdfast.{said}", False
     if (handover := _last(watchdog, "handover")) is not None and handover is _last_deed(watchdog):
         return _judge_shutdown(handover, fired)
     disarmed = _last(watchdog, "disarmed")

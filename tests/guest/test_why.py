@@ -63,9 +63,9 @@ class Stage:
         self.guest.wait_for_line("watchdog daemon started", START_LIMIT_S, after=seen)
         return self
 
-    def client(self, expires_in: int = NO_HURRY_S, name: str = "backup-master") -> int:
+    def client(self, expires_in: int = NO_HURRY_S, name: str = "backup-master", fire_s: int = FIRE_S) -> int:
         """A program that relies on it has told its expiry; its pid."""
-        pid = self.guest.start(*CLIENT, str(FIRE_S), str(expires_in), name, log="client")
+        pid = self.guest.start(*CLIENT, str(fire_s), str(expires_in), name, log="client")
         self.guest.wait_for_line("client: expires", STEP_LIMIT_S)
         return pid
 
@@ -137,7 +137,8 @@ def test_health_check_fails(lab: Lab) -> None:
     stage.guest.run("mkdir", "-p", "/etc/wdmd.d")
     stage.guest.ask(write="/etc/wdmd.d/healthy", data="#!/bin/sh\n[ ! -e /run/ill ]\n")
     stage.guest.run("chmod", "755", "/etc/wdmd.d/healthy")
-    stage.watchdog("-S", "1").client()
+    # With 10 s a check has 1 s to end, which is too little for an emulated processor.
+    stage.watchdog("-S", "1").client(fire_s=60)
     stage.guest.run("touch", "/run/ill")
     stage.dies().why("withheld", True, US, "healthy")
 

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 2000
 SEED ?=
 
-.PHONY: demo test why-guests lint bench sim install clean
+.PHONY: demo test guests why-guests lint bench sim install clean
 
 install: $(STAMP)
 
@@ -20,6 +20,9 @@ demo: $(STAMP)  ## the main job, visible, in about a minute
 
 test: $(STAMP)  ## everything that this machine can test; says what it left out
 	$(BIN)/python -m pytest
+
+guests: $(STAMP)  ## every case on virtual machines; `make test` has the two most important ones
+	HOLDFAST_GUESTS=1 $(BIN)/python -m pytest tests/guest
 
 why-guests: $(STAMP)  ## `holdfast why` after real resets of virtual machines: not part of `make test`, takes long
 	HOLDFAST_GUEST_WHY=1 $(BIN)/python -m pytest tests/guest/test_why.py

@@ -25,8 +25,11 @@ LONG_FIRST: Final = ("test_two_hosts", "test_original", "test_wdmd")
 """Modules whose cases take longest: started last, they would be waited for alone."""
 TWO_GUESTS: Final = ("test_two_hosts",)
 """Modules whose cases need two places."""
-ON_DEMAND: Final = {"test_why": "HOLDFAST_GUEST_WHY"}
+ON_DEMAND: Final = {"test_why": ("HOLDFAST_GUEST_WHY", "make why-guests")}
 """Modules whose cases boot each guest twice and wait for it to die: run only with that environment variable."""
+ALWAYS: Final = ("test_two_hosts", "test_after_a_reset")
+"""Modules that every run of the tests has; the others, minutes of emulation, with `ALL`."""
+ALL: Final = ("HOLDFAST_GUESTS", "make guests")
 
 
 class Places:
@@ -68,10 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     own = sorted((items[place] for place in places), key=_turn)
     for place, item in zip(places, own, strict=True):
         item.add_marker(pytest.mark.guest)
-        if (wish := ON_DEMAND.get(item.path.stem)) is not None:
+        module = item.path.stem
+        if module in ON_DEMAND:
             item.add_marker(pytest.mark.guest_why)
-            if not os.environ.get(wish):
-                item.add_marker(pytest.mark.skip(f"takes long: run it with `make why-guests` ({wish}=1)"))
+        variable, command = ON_DEMAND.get(module, ALL)
+        if module not in ALWAYS and not os.environ.get(variable):
+            item.add_marker(pytest.mark.skip(f"takes long: run it with `{command}` ({variable}=1)"))
         items[place] = item
 
 

@@ -316,6 +316,17 @@ class Invariants:
                 f"rule 6: {what}: commit without reading the blocks of hosts {sorted(missing)}"
             )
 
+    def _was_taken_back(self, place: Place, old: Leader) -> bool:
+        """Whether that leader is the late write of an original which had wiped or released its block since.
+
+        Nobody who read the block then could know of the value, and decided another one for the same version.
+        """
+        incarnation = self.ledger.incarnations.get((old.owner_id, old.owner_generation))
+        if incarnation is None or self.machines[incarnation.host].ours or old.write_id != old.owner_id:
+            return False
+        given_up = self._released.get((place.resource, old.owner_id), 0)
+        return self.ledger.attributes_to_originals and given_up >= old.lver
+
     def _leader_landed(self, op: Op, old: Leader, new: Leader, place: Place) -> None:
         ledger = self.ledger
         machine = self.machines[op.disk.host.name]
@@ -350,6 +361,7 @@ class Invariants:
             by_original = (
                 not machine.ours
                 or place.resource in ledger.spoiled
+                or self._was_taken_back(place, old)
                 or (new.lver < old.lver and any((place.resource, v) in self._helped for v in (new.lver, old.lver)))
             )
             if not by_original:

@@ -47,10 +47,12 @@ class Pattern:
             _library().regerror(code, self._buffer, message, len(message))
             raise PatternError(message.value.decode(errors="replace"))
         self._compiled = True
+        # Kept here: when the interpreter ends, the module's names may go before its objects.
+        self._free = _library().regfree
 
     def __del__(self) -> None:
         if self._compiled:
-            _library().regfree(self._buffer)
+            self._free(self._buffer)
 
     def matches(self, text: str) -> bool:
         """Whether the pattern occurs anywhere in `text`; the contrary if inverted."""

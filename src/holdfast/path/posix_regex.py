@@ -31,7 +31,7 @@ class PatternError(ValueError):
 class Pattern:
     """A compiled pattern. A `!` in front inverts it, if `invertible`."""
 
-    __slots__ = ("_buffer", "_compiled", "inverted", "text")
+    __slots__ = ("_buffer", "_compiled", "_free", "inverted", "text")
 
     def __init__(self, text: str, *, invertible: bool = True) -> None:
         """PatternError for what is no regular expression."""

@@ -244,6 +244,7 @@ def test_a_lost_connection_is_noticed_and_armed_again_with_the_latest_expiry(
             async with wdmd(path) as second:
                 await until(lambda: "watchdog armed again" in caplog.text)
                 assert watchdog.armed_until == now + 100
+                await until(lambda: len(second.expiries()) == 1)  # Told is not yet read there.
                 assert second.commands() == [7, 5, 1, 2, 5, 4]
                 assert second.told[2][3] == "sanlock_LS:1"
                 assert second.expiries()[0] <= now + 100

@@ -1,0 +1,1 @@
+"""multipathd's CLI socket: framing, grammar, commands, what they print (spec path 6)."""

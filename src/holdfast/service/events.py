@@ -61,7 +61,7 @@ class State(enum.Enum):
         return self in (State.DEAD, State.FAILED)
 
 
-SERVICE_STATES: Final = tuple(
+SERVICE_STATES: Final[tuple[State, ...]] = tuple(
     state for state in State if state not in (State.LISTENING, State.WAITING, State.ELAPSED, State.STOP_PRE)
 )
 """Those that a service can have."""

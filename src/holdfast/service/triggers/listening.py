@@ -66,7 +66,7 @@ def open_all(settings: SocketSettings) -> list[int]:
 def unlink_all(settings: SocketSettings) -> None:
     """Remove the files (`RemoveOnStop=`), links included. What cannot be removed stays."""
     for one in settings.listen:
-        if one.address.startswith("/") and one.kind != "Special":
+        if one.address.startswith("/"):
             with contextlib.suppress(OSError):
                 os.unlink(one.address)
     for link in settings.symlinks:
@@ -96,9 +96,6 @@ def _open(one: Listen, settings: SocketSettings) -> int:
         return _open_socket(one, settings)
     if one.kind == "FIFO":
         return _open_fifo(one.address, settings)
-    if one.kind == "Special":
-        flags = os.O_RDWR if settings.writable else os.O_RDONLY
-        return os.open(one.address, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if one.kind == "Netlink":
         return _open_netlink(one.address)
     raise ValueError("this kind of descriptor is not supported")

@@ -6,7 +6,7 @@ Pure: decisions over what sysfs and udev said.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from holdfast.path.blacklist import PathFacts, Verdict, Why, check_path, check_text
@@ -14,6 +14,7 @@ from holdfast.path.conf import Config, DeviceEntry
 from holdfast.path.conf_resolve import Subject, resolve
 from holdfast.path.discovery.info import Bus, PathInfo
 from holdfast.path.discovery.udev import UdevRecord
+from holdfast.path.valid_path import should_build_map
 from holdfast.path.wwid import attribute_of_uid_attrs, fallback_allowed, wwid_of_property
 
 KEPT_PREFIXES: Final = ("ID_SERIAL", "ID_WWN", "ID_UID", "DM_", "MPATH_", "DISK_", "ID_FS_TYPE")
@@ -84,3 +85,11 @@ def excluded(config: Config, info: PathInfo, record: UdevRecord | None, attribut
         uid_attribute=attribute,
     )
     return check_path(config, facts)
+
+
+def may_have_map(config: Config, wwid: str, *, map_exists: bool, paths: int, known_wwids: Collection[str]) -> bool:
+    """Whether the daemon makes a map for a WWID (12). `paths` of it are known; `known_wwids`: the wwids file."""
+    if not wwid:
+        return False
+    mode = str(config.default("find_multipaths").value)
+    return should_build_map(mode, map_exists=map_exists, other_path=paths > 1, known_wwid=wwid in known_wwids)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from tests.unit.path_control_lab import FakeOperations
 
 from holdfast.path.control.grammar import Command, Request
 from holdfast.path.control.operations import Refused
@@ -22,7 +23,6 @@ from holdfast.path.control.rows import DeviceRow, GroupRow, MapRow, PathRow, Sna
 from holdfast.path.control.wildcards import MAPS, PATHS
 from holdfast.path.keywords import OLD, Release
 from holdfast.path.states import PathState
-from tests.unit.path_control_lab import FakeOperations
 
 STATES = {state.shown: int(state) for state in PathState if state.shown != "undef"}
 WORDS = {"C": r"[X.]{10} \d+/\d+|orphan", "T": r"i/o pending|i/o timeout|\w+", "Q": r"\d+ \w+|\S+"}
@@ -32,7 +32,14 @@ FORMATS = {
     Command.LIST_MAPS_STATUS: "%n %F %Q %N %t %r",
     Command.LIST_MAPS_STATS: "%n %0 %1 %2 %3 %4",
 }
-COUNTERS = {"x": "failures", "0": "path_faults", "1": "switch_grp", "2": "map_loads", "3": "total_q_time", "4": "q_timeouts"}
+COUNTERS = {
+    "x": "failures",
+    "0": "path_faults",
+    "1": "switch_grp",
+    "2": "map_loads",
+    "3": "total_q_time",
+    "4": "q_timeouts",
+}
 HEAD = re.compile(r"(?:(\w+): )?(\S+) \(\S+\) dm-\d+ \S+")
 FEATURES = re.compile(r"size=\S+ features='([^']*)' hwhandler='([^']*)' wp=(\w+)")
 GROUP = re.compile(r"[|`]-\+- policy='([^']*)' prio=(-?\d+) status=(\w+)")

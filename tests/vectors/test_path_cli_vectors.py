@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.path_control_lab import Lab, laboratory
+from tests.vectors.path_cli_world import RecordedOperations, World
 
 from holdfast.path.control.grammar import CommandError, Grammar, Request
 from holdfast.path.control.rows import GroupRow, MapRow, PathRow
 from holdfast.path.keywords import OLD, RELEASES, Release
-from tests.unit.path_control_lab import Lab, laboratory
-from tests.vectors.path_cli_world import RecordedOperations, World
 
 FOLDER = Path(__file__).parent / "path"
 SESSIONS = (
@@ -190,6 +190,20 @@ async def replay_in(lab: Lab, name: str, release: Release) -> int:
             peer = await lab.connect()
         compared += 1
     return compared
+
+
+def test_syntax() -> None:
+    """Random lines and what the real 0.9.4 answered: which error, or (None) that it is a command."""
+    grammar = Grammar(OLD)
+    for text in (FOLDER / "cli-grammar-0.9.4.jsonl").read_text().splitlines():
+        vector = json.loads(text)
+        try:
+            grammar.parse(vector["line"].encode())
+        except CommandError as error:
+            found = error.reply.removeprefix(f"{vector['line']}: ").partition("\n")[0]
+        else:
+            found = None
+        assert found == vector["error"], vector["line"]
 
 
 def every_reply() -> Iterator[tuple[str, str]]:

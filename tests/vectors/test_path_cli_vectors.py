@@ -1,4 +1,4 @@
-"""Recorded sessions with multipathd 0.9.4 and 0.14.3 on the CLI socket, replayed against our server byte by byte."""
+"""Recorded sessions with multipathd 0.9.4 and 0.14.3 on the CLI socket, replayed on our server byte by byte."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SESSIONS = (
     "cli-directio-hang-0.9.4",
 )
 TEXTS_OF_OTHERS = ("show config", "show config local", "show blacklist")
-"""Made by other modules, and compared with these recordings in test_path_conf_vectors.py; passed on as they are."""
+"""Made by other modules, and compared with these recordings in test_path_conf_vectors.py; passed on."""
 TRUNCATED = {("cli-alua-groups-0.9.4", "show config")}
 """Only the beginning was recorded."""
 SHORT_TIMEOUT_S = 0.05
@@ -197,12 +197,11 @@ def test_syntax() -> None:
     grammar = Grammar(OLD)
     for text in (FOLDER / "cli-grammar-0.9.4.jsonl").read_text().splitlines():
         vector = json.loads(text)
+        found: str | None = None
         try:
             grammar.parse(vector["line"].encode())
         except CommandError as error:
             found = error.reply.removeprefix(f"{vector['line']}: ").partition("\n")[0]
-        else:
-            found = None
         assert found == vector["error"], vector["line"]
 
 

@@ -253,6 +253,7 @@ def _count(found: Map, path: Path, old: PathState, now_s: float) -> list[Action]
     actions: list[Action] = []
     if path.state.is_bad:
         found.counters.path_faults += 1
+        path.statistics.flaps += old.is_good
         found.failback_at = None
     if old.is_good != path.state.is_good:
         actions.append(Log(2, f"{found.name}: remaining active paths: {found.active_paths}"))
@@ -293,6 +294,7 @@ def _kernel_failed(found: Map, path: Path) -> list[Action]:
     was_good = path.state.is_good
     path.state = PathState.DOWN
     found.counters.path_faults += 1
+    path.statistics.flaps += was_good
     polling = found.settings.intervals.polling
     actions: list[Action] = [Log(2, f"{path.dev}: mark as failed"), Recheck(path, polling)]
     if was_good:

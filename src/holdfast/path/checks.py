@@ -22,6 +22,7 @@ GUARD_S: Final = 1.0
 END_S: Final = 1.0
 """How long the end of cancelled checks is waited for."""
 
+Begin = Callable[[float, Callable[[CheckResult], None]], None]
 _log: Final = logging.getLogger(__name__)
 
 
@@ -50,7 +51,7 @@ class Checks:
         self._checker_of = checker_of
         self._take = take
         self.checkers: dict[Path, Checker] = {}
-        self._begins: dict[Path, Callable[[float, Callable[[CheckResult], None]], None] | None] = {}
+        self._begins: dict[Path, Begin | None] = {}
         self._under_way: dict[Path, Check] = {}
         self._guard_s = math.inf
 
@@ -84,11 +85,15 @@ class Checks:
             return
         check.task = self._loop.create_task(self._run(path, check), name=f"check {path.dev}")
 
-    def _begin_of(self, path: Path) -> Callable[[float, Callable[[CheckResult], None]], None] | None:
+    def _begin_of(self, path: Path) -> Begin | None:
+        if path in self._begins:
+            return self._begins[path]
         checker = self.checkers.get(path)
         if checker is None:
             checker = self.checkers[path] = self._checker_of(path)
-        return checker.begin if isinstance(checker, BeginsChecks) else None
+        # Asked once: what isinstance does for a protocol takes longer than a check.
+        found = self._begins[path] = checker.begin if isinstance(checker, BeginsChecks) else None
+        return found
 
     async def _run(self, path: Path, check: Check) -> None:
         try:
@@ -133,6 +138,7 @@ class Checks:
                 check.task.cancel()
             else:
                 del self._under_way[path]
+        self._begins.pop(path, None)
         checker = self.checkers.pop(path, None)
         if checker is not None:
             checker.close()
@@ -148,6 +154,7 @@ class Checks:
         for checker in self.checkers.values():
             checker.close()
         self.checkers.clear()
+        self._begins.clear()
 
 
 def _mistake(path: Path, error: Exception) -> CheckResult:

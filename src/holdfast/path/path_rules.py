@@ -169,6 +169,8 @@ def granted(found: Map, path: Path, wish: Wish, is_well: bool) -> list[Action]:
 def _hold_back(found: Map, path: Path, new: PathState, now_s: float, actions: list[Action]) -> PathState:
     """UP, GHOST, or DELAYED when the path failed too often (spec 4.9)."""
     settings = found.settings.delays
+    if not (settings.san_threshold or settings.double_failed_s or settings.pathgroups):
+        return new  # Off, as nearly always: thousands of checks in a second come through here.
     old = path.state
     verdict, text = marginal.found_good(path.delays, settings, old.is_good, old.is_bad, found.active_paths, now_s)
     if text:

@@ -5,9 +5,10 @@ the contexts' eventfds, as many as there are at a time; no task, no future and n
 A context holds `CONTEXT_READS` reads at a time; there are as many as the reads that are out need. A read that
 never ends keeps its slot, its buffer and its descriptor, and nothing else.
 
-Where submission could sleep (no free slot in a device's queue, a file system that is no plain one) a thread reads;
-where the kernel has no room for a context (fs.aio-max-nr) all reads go to threads, and that is logged once.
-Opening and closing may hang as well and happen in threads, a few at a time, those that hang not counted.
+Where submission could sleep (no free slot in a device's queue) it is tried again soon, then a thread reads, as
+always on a file system that is no plain one; where the kernel has no room for a context (fs.aio-max-nr) all reads
+go to threads, and that is logged once. Opening and closing may hang as well and happen in threads, a few at a time,
+those that hang not counted.
 
 Must never: block the loop, close a descriptor that a read still uses, let one path's trouble delay another.
 """
@@ -15,7 +16,6 @@ Must never: block the loop, close a descriptor that a read still uses, let one p
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
 import os
@@ -37,6 +37,9 @@ SUBMIT_AT_ONCE: Final = 256
 """Reads that one turn of the loop submits; the others follow in the next. Some microseconds each."""
 MAX_THREADS: Final = 512
 """Of all paths together, hanging ones included; only paths that hang keep one for long."""
+RETRY_S: Final = 0.01
+RETRIES: Final = 20
+"""How often a read that the kernel cannot take without sleeping is tried again before a thread waits for it."""
 CALLS_AT_ONCE: Final = 32
 """Opens and closes that run at a time and are not overdue."""
 
@@ -85,12 +88,17 @@ class ProbeIo(Protocol):
 class _Read(Request):
     """A read in flight."""
 
-    __slots__ = ("ended", "lane")
+    __slots__ = ("ended", "lane", "tries")
 
     def __init__(self, opened: Opened, length: int, ended: Ended) -> None:
-        super().__init__(False, opened.fd, POOL.borrow(length), 0, length)
+        """Pinned once, until it has been submitted."""
+        buffer = POOL.borrow(length)
+        super().__init__(False, opened.fd, buffer, 0, length)
+        buffer.pin()
+        buffer.release()
         self.ended = ended
         self.lane: Lane | None = None
+        self.tries = 0
         self.on_done = _tell
 
 
@@ -129,8 +137,8 @@ class KernelProbeIo:
         self._aio_is_short = False
         self._inline = InlineEngine()
         self._pool = ThreadPool(loop, MAX_THREADS)
-        self._threads = _InThreads(self._pool)
         self._queue: list[_Read] = []
+        self._refused: list[_Read] = []
         self._waiting: dict[_Call, None] = {}
         self._running = 0
         self._closed = False
@@ -178,27 +186,50 @@ class KernelProbeIo:
 
     # Reading
 
+    name = "aio, then threads"
+
     def read(self, opened: Opened, length: int, ended: Ended) -> Ticket | None:
         request = _Read(opened, length, ended)
         if opened.engine == "aio" and (self._contexts or not self._aio_is_short):
-            self._queue.append(request)
-            if len(self._queue) == 1:
-                self._loop.call_soon(self._flush)
+            self._put(request)
             return request
         if opened.engine == "inline":
             self._inline.submit(request)
-            request.buffer.release()
+            request.buffer.unpin()
             return None
         self._submit_to_thread(request)
-        return request if request.result is None else None
+        request.buffer.unpin()
+        return request
+
+    def _put(self, request: _Read) -> None:
+        self._queue.append(request)
+        if len(self._queue) == 1:
+            self._loop.call_soon(self._flush)
 
     def _submit_to_thread(self, request: _Read) -> None:
-        try:
-            self._threads.submit(request)
-        except OSError as error:  # cannot be: each read has a lane of its own
-            request.buffer.pin()
-            request.complete(-(error.errno or errno.EAGAIN))
-        request.buffer.release()
+        """A lane of its own: what one path hangs in delays no other."""
+        request.lane = Lane(self._pool)
+        request.lane.submit(request)
+
+    def submit(self, request: Request) -> None:
+        """As the fallback of AIO: the kernel would have had to sleep. Soon again, at last in a thread.
+
+        All paths behind one host adapter share its queue: a burst of checks fills it for some milliseconds.
+        """
+        assert isinstance(request, _Read)
+        if request.tries >= RETRIES or self._closed:
+            self._submit_to_thread(request)
+            return
+        request.tries += 1
+        request.buffer.pin()
+        self._refused.append(request)
+        if len(self._refused) == 1:
+            self._loop.call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        refused, self._refused = self._refused, []
+        for request in refused:
+            self._put(request)
 
     def _flush(self) -> None:
         """Submit what this turn has begun."""
@@ -210,11 +241,12 @@ class KernelProbeIo:
             if context is None:
                 for request in batch:
                     self._submit_to_thread(request)
+                    request.buffer.unpin()
                 return
             part, batch = batch[: context.room], batch[context.room :]
-            context.submit_many(part, self._threads)
+            context.submit_many(part, self)
             for request in part:
-                request.buffer.release()
+                request.buffer.unpin()
 
     def _context_with_room(self) -> AioEngine | None:
         for context in self._contexts:
@@ -241,8 +273,19 @@ class KernelProbeIo:
         """Reads that the kernel has by AIO."""
         return sum(context.outstanding for context in self._contexts)
 
+    def poll(self) -> None:
+        """Completions arrive by themselves."""
+
+    def overdue(self, request: Request) -> bool:
+        """See `withdraw`."""
+        return False
+
     def withdraw(self, ticket: Ticket) -> bool:
         if isinstance(ticket, _Read):
+            if ticket in self._refused:
+                self._refused.remove(ticket)
+                ticket.buffer.unpin()
+                return True
             lane = ticket.lane
             return lane is not None and lane.overdue(ticket)
         assert isinstance(ticket, _Call)
@@ -280,26 +323,6 @@ class KernelProbeIo:
             context.close()
         self._contexts.clear()
         self._pool.close()
-
-
-class _InThreads:
-    """Reads in threads, each in a lane of its own: what one path hangs in delays no other."""
-
-    name = "threads"
-
-    def __init__(self, pool: ThreadPool) -> None:
-        self._pool = pool
-
-    def submit(self, request: Request) -> None:
-        assert isinstance(request, _Read)
-        request.lane = Lane(self._pool)
-        request.lane.submit(request)
-
-    def poll(self) -> None:
-        """Completions arrive by themselves."""
-
-    def overdue(self, request: Request) -> bool:
-        return False
 
 
 def _close(fd: int) -> None:

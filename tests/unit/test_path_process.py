@@ -16,7 +16,7 @@ import pytest
 from holdfast import notify
 from holdfast.path.daemon import liveness, sockets
 from holdfast.path.daemon.pid_file import PidFile
-from holdfast.path.daemon.process_options import ABSTRACT, ProcessOptions, StartError
+from holdfast.path.daemon.process_options import ProcessOptions, StartError
 from holdfast.testing.virtual_loop import run_virtual
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -189,7 +189,7 @@ def test_low_values_are_warned_of(
 
 def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MULTIPATH_SOCKET_NAME", raising=False)
-    assert ProcessOptions().addresses == (ABSTRACT, "/run/multipathd.socket")
+    assert ProcessOptions().addresses == ("/run/multipathd.socket", "@/org/kernel/linux/storage/multipathd")
     # A daemon in a directory of its own never takes the host's address.
     assert options_of(tmp_path).addresses == (str(tmp_path / "multipathd.socket"),)
     monkeypatch.setenv("MULTIPATH_SOCKET_NAME", "@other")
@@ -208,12 +208,10 @@ def test_own_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for address in ("\0" + name[1:], str(path)):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(address)
-        # A second one, with the same abstract address: what can be had is served.
-        second = sockets.listeners(options_of(tmp_path, sockets=(name, str(tmp_path / "second"))))
-        assert len(second.sockets) == 1
-        second.close()
-        with pytest.raises(StartError, match="no socket"):
-            sockets.listeners(options_of(tmp_path, sockets=(name,)))
+        # A second one: all addresses or none.
+        with pytest.raises(StartError, match="does another daemon listen"):
+            sockets.listeners(options_of(tmp_path, sockets=(str(tmp_path / "second"), name)))
+        assert not (tmp_path / "second").exists()
     finally:
         made.close()
     assert not path.exists()

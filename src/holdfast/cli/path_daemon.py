@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--run-dir", metavar="DIR", help="of pid file and socket (/run); another one: no abstract address")
     add("--socket", metavar="ADDRESS", action="append", help="listen there instead, @NAME: abstract")
     add("--watchdog-takes-over-intervals", metavar="RULE", choices=("no", "2013", "0.9.4"), default="no",
-        help="WatchdogSec= sets the polling intervals: no, as multipathd's patch of 2013, or as 0.9.4")  # fmt: skip
+        help="WatchdogSec= sets the polling intervals: no, as the patch of 2013, as 0.9.4")  # fmt: skip
     return made
 
 

@@ -52,9 +52,9 @@ def multipathd_main(arguments: Sequence[str] | None = None) -> int:
     if command is not None and not words and not command:
         return interactive()
     if command is not None or words:
-        from holdfast.cli.path_asking import quoted
+        from holdfast.path.control.client import command_line
 
-        return one_command(" ".join(filter(None, [command, quoted(words)])))
+        return one_command(" ".join(filter(None, [command, command_line(words)])))
     verbosity = chosen.get("-v")
     if verbosity is not None and (not verbosity.isdigit() or int(verbosity) > 4):
         print(f"{PROGRAM}: -v wants a number from 0 to 4, not {verbosity!r}", file=sys.stderr)

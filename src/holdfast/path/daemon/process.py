@@ -18,13 +18,14 @@ from typing import Final, Protocol
 from holdfast.daemons.background import Starter, become_background_process
 from holdfast.daemons.log import LOG_DEBUG, LOG_ERR, LOG_INFO, LOG_NONE, LOG_WARNING, DaemonLog, LogSettings
 from holdfast.path.conf import Config
+from holdfast.path.control.listening import Listeners
 from holdfast.path.control.operations import Operations
 from holdfast.path.daemon import liveness, privileges
 from holdfast.path.daemon.configuration import load_config, log_config
 from holdfast.path.daemon.notifying import Notifier
 from holdfast.path.daemon.pid_file import PidFile
 from holdfast.path.daemon.process_options import ProcessOptions, StartError
-from holdfast.path.daemon.sockets import Listeners, listeners
+from holdfast.path.daemon.sockets import listeners
 from holdfast.version import __version__
 
 log = logging.getLogger(__name__)

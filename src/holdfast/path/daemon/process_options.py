@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.path.conf_files import DIRECTORY, MAIN
+from holdfast.path.control.client import ENVIRONMENT
+from holdfast.path.control.listening import ABSTRACT_NAME
 
 RUN_DIR: Final = "/run"
 STATE_DIR: Final = "/etc/multipath"
@@ -14,8 +16,6 @@ STATE_DIR: Final = "/etc/multipath"
 PID_NAME: Final = "multipathd.pid"
 """The original's name, so that it and this daemon never run side by side."""
 SOCKET_NAME: Final = "multipathd.socket"
-ABSTRACT: Final = "@/org/kernel/linux/storage/multipathd"
-SOCKET_VARIABLE: Final = "MULTIPATH_SOCKET_NAME"
 TAKE_OVER_RULES: Final = ("no", "2013", "0.9.4")
 """What WATCHDOG_USEC does to the polling intervals: nothing, or what a release of the original did (5.2)."""
 MAX_VERBOSITY: Final = 4
@@ -64,12 +64,12 @@ class ProcessOptions:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where the CLI is listened for, unless descriptors were inherited (6.1): what was asked for, what the
-        environment says, else the abstract address and the path; in a run directory of its own only the path.
+        environment says, else the path and the abstract address; in a run directory of its own only the path.
         """
         if self.sockets:
             return self.sockets
-        named = os.environ.get(SOCKET_VARIABLE)
+        named = os.environ.get(ENVIRONMENT)
         if named:
             return (named,)
         path = os.path.join(self.run_dir, SOCKET_NAME)
-        return (ABSTRACT, path) if self.is_the_hosts else (path,)
+        return (path, ABSTRACT_NAME) if self.is_the_hosts else (path,)

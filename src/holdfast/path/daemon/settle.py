@@ -132,8 +132,8 @@ class Settler:
                 occasion = both(occasion, Occasion(occasion.why, reconfigured=True))
         if known is None:
             return await self._new_map(wwid, occasion)
-        if known.left_alone:
-            return True
+        if known.left_alone and all(shared.registry.of_record(path) is not None for path in known.record.paths):
+            return True  # Only devices that are gone are let go of.
         if known.kernel.last is None:
             with contextlib.suppress(OSError):
                 await known.kernel.read_map(known.record.name)

@@ -19,7 +19,7 @@ from holdfast.path.control.operations import Refused
 from holdfast.path.discovery.uevents import CHANGE, Uevent
 from tests.unit.path_daemon_lab import MULTIBUS, SIZE, DaemonLab, virtual
 
-SEEDS = range(150)
+SEEDS = range(16)
 STEPS = 120
 UNITS = ("36a", "36b", "36c", "36d")
 FOREIGN = ("mpathz", "vg-root")

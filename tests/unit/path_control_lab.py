@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 import tempfile
 from collections.abc import AsyncIterator
@@ -272,6 +273,10 @@ class Lab:
         peer = await self.connect(uid)
         return await peer.ask(command)
 
+    def uid_of(self, _: socket.socket) -> int:
+        """Stands for the kernel's word about a new connection."""
+        return self.uids.pop(0) if self.uids else 0
+
     async def close(self) -> None:
         for peer in self._peers:
             await peer.close()
@@ -288,7 +293,7 @@ async def laboratory(
         listeners = listen([path])
         server = ControlServer(listeners.sockets, operations, release=release, timeout_s=timeout_s)
         lab = Lab(server, operations, path)
-        with mock.patch.object(server_module, "_peer_uid", lambda _: lab.uids.pop(0) if lab.uids else 0):
+        with mock.patch.object(server_module, "_peer_uid", lab.uid_of):
             running = asyncio.create_task(server.run())
             try:
                 yield lab

@@ -101,12 +101,9 @@ class Commands:
         return topology([row], snapshot.paths)
 
     def _map_format(self, name: str, text: str) -> Answer:
+        # Also of `raw`: the original pads one map's line (recorded of 0.9.4).
         snapshot, row = self._map(name)
         return Format(text, MAPS[self._release]).table([row], snapshot.maps, header=False)
-
-    def _map_raw(self, name: str, text: str) -> Answer:
-        _, row = self._map(name)
-        return Format(text, MAPS[self._release]).raw([row])
 
     def _map_json(self, name: str) -> Answer:
         _, row = self._map(name)
@@ -182,7 +179,7 @@ class Commands:
         Command.LIST_MAPS_JSON: _maps_json,
         Command.LIST_MAP_TOPOLOGY: _map_topology,
         Command.LIST_MAP_FORMAT: _map_format,
-        Command.LIST_MAP_RAW: _map_raw,
+        Command.LIST_MAP_RAW: _map_format,
         Command.LIST_MAP_JSON: _map_json,
         Command.LIST_CONFIG_LOCAL: _config_local,
         Command.LIST_CONFIG: _config,

@@ -17,18 +17,18 @@ MAX_WIDTH: Final = 255
 ROWS_PER_STEP: Final = 100
 """Some hundred microseconds of work."""
 
-Rendering = Generator[None, None, str]
-"""Yields between steps; its value is the text. Raises ReplyTooLongError."""
+Rendering = Generator[None, None, list[str]]
+"""Yields between steps; its value is the text in pieces. Raises ReplyTooLongError."""
 
 
 def finish(rendering: Rendering) -> str:
-    """All steps at once."""
+    """The text, all steps at once."""
     while True:
         try:
             next(rendering)
         except StopIteration as end:
-            text: str = end.value
-            return text
+            pieces: list[str] = end.value
+            return "".join(pieces)
 
 
 class Format(Generic[T]):
@@ -69,7 +69,11 @@ class Format(Generic[T]):
 
     def _lines(self, columns: list[list[str]], count: int) -> Rendering:
         """The lines of all rows, from the values as they are to be printed."""
-        longest = self._fixed + sum(max(map(len, columns[at]), default=0) for at in self._order)
+        widest: list[int] = []
+        for column in columns:
+            widest.append(max(map(len, column), default=0))
+            yield
+        longest = self._fixed + sum(widest[at] for at in self._order)
         # Rather too many than to find out at the end: nobody reads so much.
         if longest * count > MAX_REPLY:
             raise ReplyTooLongError(f"{count} lines of up to {longest} bytes")
@@ -82,7 +86,7 @@ class Format(Generic[T]):
             else:
                 text.append(self._line % () * min(ROWS_PER_STEP, count - start))
             yield
-        return "".join(text)
+        return text
 
     def raw(self, rows: Sequence[T]) -> Rendering:
         """Lines without header and padding."""
@@ -90,11 +94,11 @@ class Format(Generic[T]):
         return (yield from self._lines(columns, len(rows)))
 
     def table(self, rows: Sequence[T], all_rows: Sequence[T] | None = None, *, header: bool = True) -> Rendering:
-        """Padded lines below a header, "" when there are no rows. `all_rows`: what the columns are as wide as,
-        where that is more than the rows; the header always counts.
+        """Padded lines below a header, nothing when there are no rows. Columns are as wide as the header and
+        `all_rows`, if these are more than the rows.
         """
         if not rows:
-            return ""
+            return []
         columns = yield from self._values(rows)
         measured = columns
         if all_rows is not None and all_rows is not rows:
@@ -106,10 +110,10 @@ class Format(Generic[T]):
             heads.append(wildcard.header.ljust(width))
             padded.append([value.ljust(width) for value in column])
             yield
-        lines = yield from self._lines(padded, len(rows))
+        lines: list[str] = yield from self._lines(padded, len(rows))
         if not header:
             return lines
-        return self._line % tuple(heads[at] for at in self._order) + lines
+        return [self._line % tuple(heads[at] for at in self._order), *lines]
 
     def widths(self, rows: Sequence[T]) -> Generator[None, None, dict[str, int]]:
         """How wide each wildcard's values are, by letter."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast.path.conf_lexer import tokenize
+from holdfast.path.conf_lexer import QUOTE, tokenize
 from holdfast.path.keywords import NEW, OLD, Release
 
 PREFIXED_SINCE: Final[Release] = (0, 9, 8)
@@ -140,23 +140,27 @@ class Grammar:
     def parse(self, raw: bytes) -> Request:
         """The request in the text of a frame. CommandError."""
         # A line end is a blank here: a request is one line, however it was typed.
-        tokens = [token for token in tokenize(raw.translate(_LINE_ENDS)) if token is not None]
+        tokens = tokenize(raw.translate(_LINE_ENDS))
         if not tokens:
             raise self._wrong(raw, "Not enough memory")
         codes: list[str] = []
         arguments: list[str] = []
-        at = 0
-        while at < len(tokens):
-            code = self._code(tokens[at])
-            at += 1
+        wants_argument = False
+        for number, token in enumerate(tokens, 1):
+            if token is QUOTE:
+                continue
+            if wants_argument:
+                arguments.append(token)
+                wants_argument = False
+                continue
+            code = self._code(token)
             if code is None:
-                raise self._wrong(raw, "not found") if at == len(tokens) else CommandError("fail\n")
-            if code in self._with_parameter:
-                if at == len(tokens):
-                    raise self._wrong(raw, "Missing argument")
-                arguments.append(tokens[at])
-                at += 1
+                # A quote is a token, too: behind it the unknown word is not the last one.
+                raise self._wrong(raw, "not found") if number == len(tokens) else CommandError("fail\n")
             codes.append(code)
+            wants_argument = code in self._with_parameter
+        if wants_argument:
+            raise self._wrong(raw, "Missing argument")
         command = self._commands.get(tuple(codes))
         if command is None:
             raise self._wrong(raw, "Missing argument")

@@ -43,7 +43,7 @@ def maps_json(maps: Sequence[MapRow], release: Release) -> Rendering:
             if done % ROWS_PER_STEP == 0:
                 yield
     pieces.append("]\n}\n")
-    return "".join(pieces)
+    return pieces
 
 
 def map_json(row: MapRow, release: Release) -> Rendering:
@@ -54,7 +54,7 @@ def map_json(row: MapRow, release: Release) -> Rendering:
         if number % ROWS_PER_STEP == 0:
             yield
     pieces.append("\n}\n")
-    return "".join(pieces)
+    return pieces
 
 
 def _lines(keys: Sequence[str], depth: int) -> str:

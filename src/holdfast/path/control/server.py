@@ -17,9 +17,10 @@ from typing import Final
 
 from holdfast.path.control import wire
 from holdfast.path.control.commands import Commands
+from holdfast.path.control.format import Rendering
 from holdfast.path.control.grammar import CommandError, Grammar, Request, ended
 from holdfast.path.control.operations import Operations, Refused
-from holdfast.path.control.turns import ROOT, Turns
+from holdfast.path.control.turns import ROOT, Frame, Turns, Work
 from holdfast.path.keywords import NEW, Release
 
 log = logging.getLogger(__name__)
@@ -37,13 +38,14 @@ MAX_UNSENT: Final = 64 << 20
 """Bytes of replies that are not sent yet, all together; a reply beyond it is refused."""
 MAX_UNSENT_OF_OTHERS: Final = 32 << 20
 """The same, for replies to users other than root."""
-SEND_SIZE: Final = 1 << 16
 STALL_S: Final = 30.0
-"""A client that needs longer for `SEND_SIZE` bytes of its reply is cut off."""
+"""A client that needs longer for a piece of its reply is cut off."""
 ACCEPT_PAUSE_S: Final = 0.5
 """After accept(2) failed for want of descriptors or memory."""
 LAST_REPLIES_S: Final = 1.0
 """At the end: for replies under way, that to `shutdown` among them."""
+ENCODED_PER_STEP: Final = 100
+OK: Final = "ok\n"
 TOO_MUCH: Final = "too much is asked at once"
 TOO_LONG: Final = "the answer is too long"
 
@@ -158,8 +160,6 @@ class ControlServer:
                     await self._send(sock, uid, reply)
                 finally:
                     self._answering.discard(task)
-                # A client whose requests and replies never wait must not keep the loop to itself.
-                await asyncio.sleep(0)
         except (OSError, TimeoutError) as error:
             log.debug("client of user %d: %s", uid, error)
         except wire.FramingError as error:
@@ -174,7 +174,7 @@ class ControlServer:
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    async def _within_time(self, sock: socket.socket, incoming: wire.Incoming, uid: int) -> str | None:
+    async def _within_time(self, sock: socket.socket, incoming: wire.Incoming, uid: int) -> Frame | None:
         """The reply to the request whose length was read; None: the client has gone."""
         try:
             async with asyncio.timeout(self.timeout_s):
@@ -188,33 +188,33 @@ class ControlServer:
                 return await self._answer(raw, uid)
         except TimeoutError:
             incoming.reset()
-            return self._grammar.timed_out
+            return _frame(self._grammar.timed_out)
 
-    async def _answer(self, raw: bytes, uid: int) -> str:
+    async def _answer(self, raw: bytes, uid: int) -> Frame:
         try:
             request = self._grammar.parse(raw)
             # After the syntax, as the original does.
             if uid != ROOT and not request.command.only_reads:
-                return self._grammar.not_permitted
-            return await self._execute(request, uid) or "ok\n"
+                return _frame(self._grammar.not_permitted)
+            return await self._execute(request, uid)
         except CommandError as error:
-            return error.reply
+            return _frame(error.reply)
         except Refused as error:
-            return self._grammar.refusal(error.text)
+            return _frame(self._grammar.refusal(error.text))
         except wire.ReplyTooLongError as error:
             log.info("user %d: answer refused: %s", uid, error)
-            return self._grammar.refusal(TOO_LONG)
+            return _frame(self._grammar.refusal(TOO_LONG))
         except Exception:
             log.exception("user %d: unexpected error in command %r", uid, raw)
-            return self._grammar.refusal("")
+            return _frame(self._grammar.refusal(""))
 
-    async def _execute(self, request: Request, uid: int) -> str:
+    async def _execute(self, request: Request, uid: int) -> Frame:
         if self._commands.changes(request):
-            return ended(await self._change(request, uid))
+            return _frame(ended(await self._change(request, uid)))
         answer = self._commands.read(request)
         if isinstance(answer, str):
-            return answer
-        return await self._turns.render(uid, answer)
+            return _frame(answer)
+        return await self._turns.render(uid, _encoded(answer))
 
     async def _change(self, request: Request, uid: int) -> str:
         if len(self._in_work) >= MAX_COMMANDS:
@@ -233,29 +233,44 @@ class ControlServer:
 
     # -- replies ---------------------------------------------------------------------------------------------
 
-    async def _send(self, sock: socket.socket, uid: int, text: str) -> None:
+    async def _send(self, sock: socket.socket, uid: int, frame: Frame) -> None:
         """OSError, TimeoutError: the connection is over."""
-        try:
-            frame = wire.encode(text.encode("utf-8", "surrogateescape"))
-        except wire.ReplyTooLongError:
-            frame = wire.encode(self._grammar.refusal(TOO_LONG).encode())
+        size = sum(map(len, frame))
         limit = MAX_UNSENT if uid == ROOT else MAX_UNSENT_OF_OTHERS
-        if len(frame) > SEND_SIZE and self._unsent + len(frame) > limit:
-            log.warning("reply of %d bytes to user %d refused: too much is not read", len(frame), uid)
-            frame = wire.encode(self._grammar.refusal(TOO_MUCH).encode())
-        self._unsent += len(frame)
-        try:
-            await self._send_pieces(sock, memoryview(frame))
-        finally:
-            self._unsent -= len(frame)
-
-    async def _send_pieces(self, sock: socket.socket, frame: memoryview) -> None:
+        if len(frame) > 1 and self._unsent + size > limit:
+            log.warning("reply of %d bytes to user %d refused: too much is not read", size, uid)
+            frame = _frame(self._grammar.refusal(TOO_MUCH))
+            size = len(frame[0])
+        self._unsent += size
         loop = asyncio.get_running_loop()
-        for start in range(0, len(frame), SEND_SIZE):
-            async with asyncio.timeout(STALL_S):
-                await loop.sock_sendall(sock, frame[start : start + SEND_SIZE])
-            if len(frame) > SEND_SIZE:
+        try:
+            for piece in frame:
+                async with asyncio.timeout(STALL_S):
+                    await loop.sock_sendall(sock, piece)
+                # A client whose requests and replies never wait must not keep the loop to itself.
                 await asyncio.sleep(0)
+        finally:
+            self._unsent -= size
+
+
+def _frame(text: str) -> Frame:
+    """Of a text; nothing to say is `ok`."""
+    outgoing = wire.Outgoing()
+    outgoing.add((text or OK).encode("utf-8", "surrogateescape"))
+    return outgoing.finish()
+
+
+def _encoded(rendering: Rendering) -> Work:
+    """The rendering, and its frame, in steps."""
+    pieces = yield from rendering
+    outgoing = wire.Outgoing()
+    for number, piece in enumerate(pieces, 1):
+        outgoing.add(piece.encode("utf-8", "surrogateescape"))
+        if number % ENCODED_PER_STEP == 0:
+            yield
+    if outgoing.is_empty:
+        outgoing.add(OK.encode())
+    return outgoing.finish()
 
 
 async def _done(commands: Commands, request: Request) -> str:

@@ -39,7 +39,7 @@ def topology(maps: Sequence[MapRow], all_paths: Sequence[PathRow], *, bold: bool
         done += 1
         if done % ROWS_PER_STEP == 0:
             yield
-    return "".join(text)
+    return text
 
 
 def _columns(row: PathRow) -> tuple[str, ...]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Generator
 from typing import Final
-
-from holdfast.path.control.format import Rendering
 
 MAX_USERS_AT_ONCE: Final = 8
 """Renderings under way, each of which holds what it has made so far; root is always among them."""
@@ -21,18 +20,23 @@ REST: Final = 1.0
 """How long users other than root pause after a step, as a share of its time: they never take the whole core."""
 ROOT: Final = 0
 
+Frame = list[bytearray]
+"""A reply as it goes out, in pieces."""
+Work = Generator[None, None, Frame]
+"""Yields between steps."""
+
 
 class Turns:
     """Advances renderings. `run` has to run for `render` to end."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, deque[tuple[Rendering, asyncio.Future[str]]]] = {}
+        self._waiting: dict[int, deque[tuple[Work, asyncio.Future[Frame]]]] = {}
         self._order: deque[int] = deque()
         self._wake = asyncio.Event()
 
-    async def render(self, uid: int, rendering: Rendering) -> str:
-        """The text. What the rendering raises comes out here; when this is cancelled, it ends unfinished."""
-        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async def render(self, uid: int, rendering: Work) -> Frame:
+        """Its frame. What the rendering raises comes out here; when this is cancelled, it ends unfinished."""
+        done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         if uid not in self._waiting:
             self._waiting[uid] = deque()
             if uid == ROOT:
@@ -76,7 +80,7 @@ class Turns:
                 self._order.remove(uid)
 
 
-def _advance(rendering: Rendering, done: asyncio.Future[str]) -> bool:
+def _advance(rendering: Work, done: asyncio.Future[Frame]) -> bool:
     """Go on for `STEP_S`; whether that was the end."""
     until = time.monotonic() + STEP_S
     try:

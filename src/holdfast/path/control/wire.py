@@ -16,6 +16,10 @@ MAX_REPLY: Final = (32 << 20) - 1
 """Bytes of a reply, its NUL among them; what the original's client takes."""
 
 
+PIECE_SIZE: Final = 1 << 16
+"""What is sent at once."""
+
+
 class FramingError(ValueError):
     """What cannot be a frame: the connection has to be closed, nothing behind it can be found."""
 
@@ -25,12 +29,45 @@ class ReplyTooLongError(ValueError):
 
 
 def encode(text: bytes) -> bytes:
-    """The frame of a text. A NUL within the text ends it, as it does for the reader. ReplyTooLongError."""
-    if b"\0" in text:
-        text = text[: text.index(b"\0")]
-    if len(text) >= MAX_REPLY:
-        raise ReplyTooLongError(f"a text of {len(text)} bytes")
-    return LENGTH.pack(len(text) + 1) + text + b"\0"
+    """The frame of a text, without any NUL in it, which would end it for the reader. ReplyTooLongError."""
+    outgoing = Outgoing()
+    outgoing.add(text)
+    return b"".join(outgoing.finish())
+
+
+class Outgoing:
+    """Puts a frame together from pieces of its text, without ever copying all of it at once."""
+
+    __slots__ = ("_buffer", "_done", "_length")
+
+    def __init__(self) -> None:
+        self._done: list[bytearray] = []
+        self._buffer = bytearray(LENGTH.size)
+        self._length = 1
+
+    def add(self, text: bytes) -> None:
+        """ReplyTooLongError."""
+        if b"\0" in text:
+            text = text.replace(b"\0", b"")
+        self._length += len(text)
+        if self._length > MAX_REPLY:
+            raise ReplyTooLongError(f"a text of more than {MAX_REPLY} bytes")
+        self._buffer += text
+        if len(self._buffer) >= PIECE_SIZE:
+            self._done.append(self._buffer)
+            self._buffer = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """No text yet."""
+        return self._length == 1
+
+    def finish(self) -> list[bytearray]:
+        """The frame in pieces, each about `PIECE_SIZE` long if the pieces that were added are shorter."""
+        self._buffer.append(0)
+        self._done.append(self._buffer)
+        LENGTH.pack_into(self._done[0], 0, self._length)
+        return self._done
 
 
 class Incoming:

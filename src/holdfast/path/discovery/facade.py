@@ -173,10 +173,11 @@ class Discovery:
             self._excluded[dev] = reason
         else:
             self._excluded.pop(dev, None)
-        if info is None:
-            self._known.pop(dev, None)
-        else:
+        before = self._known.pop(dev, None)
+        if info is not None:
             self._known[dev] = info
+            if info.wwid_source == "sysfs" and (before is None or before.wwid != info.wwid):
+                _log.warning("%s: uid = %s (sysfs)", dev, info.wwid)
         return info
 
     async def retrigger(self, dev: str, action: str = CHANGE) -> bool:

@@ -127,31 +127,29 @@ def _fc(wish: Wish, now: PortNow, remarks: list[Log]) -> Iterator[Write]:
         remarks.append(Log(2, f"{info.dev}: fast_io_fail_tmo {fast} cut to {MAX_FAST_FAIL_S}"))
         fast = MAX_FAST_FAIL_S
     is_off = fast == OFF or (fast is None and now.fast_io_fail is None)
-    if is_off and loss is not None and loss > MAX_FAST_FAIL_S:
-        text = f"{info.dev}: dev_loss_tmo {loss} cut to {MAX_FAST_FAIL_S}: fast_io_fail_tmo is off"
-        remarks.append(Log(2, text))
-        loss = MAX_FAST_FAIL_S
-    if not isinstance(fast, int):
-        if loss is not None:
-            yield Write(loss_place, str(loss))
+    if is_off:
+        if loss is not None and loss > MAX_FAST_FAIL_S:
+            text = f"{info.dev}: dev_loss_tmo {loss} cut to {MAX_FAST_FAIL_S}: fast_io_fail_tmo is off"
+            remarks.append(Log(2, text))
+            loss = MAX_FAST_FAIL_S
         if fast == OFF:
             yield Write(fast_place, OFF)
-        return
-    in_force = loss if loss is not None else now.dev_loss
-    if in_force is not None and in_force <= fast:
-        remarks.append(Log(2, f"{info.dev}: dev_loss_tmo raised to {fast + 1}: above fast_io_fail_tmo"))
-        loss = fast + 1
-    if loss is not None and (now.dev_loss is None or now.dev_loss <= fast):
-        # Room for fast_io_fail_tmo first; more than 600 is allowed only behind it.
-        first = min(loss, max(MAX_FAST_FAIL_S, fast + 1) if now.fast_io_fail is not None else MAX_FAST_FAIL_S)
-        yield Write(loss_place, str(first))
-        yield Write(fast_place, str(fast))
-        if first != loss:
+        if loss is not None:
             yield Write(loss_place, str(loss))
         return
-    yield Write(fast_place, str(fast))
+    final = fast if isinstance(fast, int) else now.fast_io_fail
+    in_force = loss if loss is not None else now.dev_loss
+    if final is not None and in_force is not None and in_force <= final:
+        remarks.append(Log(2, f"{info.dev}: dev_loss_tmo raised to {final + 1}: above fast_io_fail_tmo"))
+        loss = final + 1
+    if isinstance(fast, int):
+        # Switched on first, below what dev_loss_tmo is now: then dev_loss_tmo may be anything above it.
+        room = fast if now.dev_loss is None else max(min(fast, now.dev_loss - 1), 0)
+        yield Write(fast_place, str(room))
     if loss is not None:
         yield Write(loss_place, str(loss))
+    if isinstance(fast, int) and room != fast:
+        yield Write(fast_place, str(fast))
 
 
 def _iscsi(wish: Wish, remarks: list[Log]) -> Iterator[Write]:

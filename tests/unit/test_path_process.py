@@ -83,7 +83,7 @@ def test_pings_go_on_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_late_loop_is_no_stopped_driver() -> None:
-    """After a pause of the whole process whoever looks first finds everybody late: they get a moment to come back."""
+    """After a pause of the process whoever looks first finds everybody late: they get a moment."""
 
     async def drive(promises: liveness.Promises) -> None:
         loop = asyncio.get_running_loop()

@@ -129,9 +129,10 @@ class Grammar:
         for command in commands:
             self._commands[tuple(self._learn(command.value))] = command
         lines = [f"multipath-tools {VERSIONS[release]}", "CLI commands reference:"]
-        self._help = (
-            "\n".join(lines + [f" {command.value}" for command in commands if command not in _OURS]) + "\n"
-        )
+        lines += [f" {command.value}" for command in commands if command not in _OURS]
+        self.help = "
+".join(lines) + "
+"
 
     def _learn(self, syntax: str) -> Iterator[str]:
         code = ""
@@ -183,7 +184,7 @@ class Grammar:
 
     def _wrong(self, raw: bytes, what: str) -> CommandError:
         line = raw.decode("utf-8", "surrogateescape")
-        return CommandError(self._failed(f"{line}: {what}\n{self._help}"))
+        return CommandError(self._failed(f"{line}: {what}\n{self.help}"))
 
     # -- errors that are not about syntax --------------------------------------------------------------------
 

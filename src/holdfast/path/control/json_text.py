@@ -60,7 +60,7 @@ def map_json(row: MapRow, release: Release) -> Rendering:
 
 
 def paths_json(paths: Sequence[PathRow]) -> Rendering:
-    """All paths, a line for each, with what is counted of its checks. Holdfast's own: the original has no such list."""
+    """All paths, a line for each, with what is counted of its checks. The original has no such list."""
     pieces = ['{"paths": [']
     for number, row in enumerate(paths, 1):
         counted = row.statistics.as_json() if row.statistics is not None else {}

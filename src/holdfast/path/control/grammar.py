@@ -130,9 +130,7 @@ class Grammar:
             self._commands[tuple(self._learn(command.value))] = command
         lines = [f"multipath-tools {VERSIONS[release]}", "CLI commands reference:"]
         lines += [f" {command.value}" for command in commands if command not in _OURS]
-        self.help = "
-".join(lines) + "
-"
+        self.help = "\n".join(lines) + "\n"
 
     def _learn(self, syntax: str) -> Iterator[str]:
         code = ""

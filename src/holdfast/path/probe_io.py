@@ -7,8 +7,8 @@ never ends keeps its slot, its buffer and its descriptor, and nothing else.
 
 Where submission could sleep (no free slot in a device's queue) it is tried again soon, then a thread reads, as
 always on a file system that is no plain one; where the kernel has no room for a context (fs.aio-max-nr) all reads
-go to threads, and that is logged once. Opening and closing may hang as well and happen in threads, a few at a time,
-those that hang not counted.
+go to threads, and that is logged once. Opening and closing may hang as well and happen in threads, a few at a
+time, those that hang not counted.
 
 Must never: block the loop, close a descriptor that a read still uses, let one path's trouble delay another.
 """

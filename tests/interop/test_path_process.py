@@ -124,7 +124,7 @@ def test_a_life_with_the_real_client(world: World) -> None:
     assert (done.returncode, done.stdout) == (0, f"pid {world.process.pid} idle\n"), world.log.read_text()
     done = world.inside("multipathd", "show", "status")
     assert done.stdout.startswith("path checker states:\n")
-    assert "multipath-tools v" in world.inside("multipathd", "-kno such command").stdout
+    assert "multipath-tools v" in world.inside("multipathd", "-knonsense").stdout
     # Both addresses: the real client uses the abstract one, ours the path first.
     ours = world.inside(sys.executable, "-m", "holdfast", "path", "show", "daemon", "--json")
     assert f'"pid": {world.process.pid}' in ours.stdout

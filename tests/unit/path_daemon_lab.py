@@ -23,6 +23,7 @@ from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.wishes import Deeds
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.dm import DeviceMapper, DmError
+from holdfast.path.path_settings import PathSettings
 from holdfast.path.records import Path
 from holdfast.path.states import PathState
 from holdfast.testing.fake_dm import FakeCalls, FakeDm
@@ -154,7 +155,7 @@ class DaemonLab:
         self._minors = 0
         self._seen_maps: set[str] = set()
 
-        async def priority(path: Path, info: PathInfo, timeout_s: float) -> int:
+        def priority(path: Path, info: PathInfo, plan: PathSettings, timeout_s: float) -> int:
             return self.storage[path.dev].priority
 
         self.daemon = PathDaemon(
@@ -182,7 +183,7 @@ class DaemonLab:
             raise DmError(2, "no device-mapper here")
         return self.dm
 
-    async def _make_checker(self, record: Path, info: PathInfo) -> Storage:
+    def _make_checker(self, record: Path, info: PathInfo) -> Storage:
         return self.storage[info.dev]
 
     def _name_of(self, dev_t: str) -> str:

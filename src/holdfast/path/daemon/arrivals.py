@@ -14,13 +14,14 @@ from holdfast.path import path_rules
 from holdfast.path.daemon.making import Maker
 from holdfast.path.daemon.occasion import Occasion
 from holdfast.path.daemon.path_tables import PathTables
-from holdfast.path.daemon.registry import Init, KnownPath
+from holdfast.path.daemon.registry import KnownPath
 from holdfast.path.daemon.retriggers import Retriggers
 from holdfast.path.daemon.settle import Settler
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
 from holdfast.path.daemon.world import Uevent
 from holdfast.path.discovery.info import PathInfo
+from holdfast.path.discovery.initialisation import InitState
 
 MAX_AT_ONCE: Final = 64
 """Events in work; the others wait in discovery's queue, where they may become superfluous."""
@@ -142,7 +143,7 @@ class Arrivals:
             is_excluded = dev in self._shared.discovery.excluded
             if (
                 known is not None
-                and known.init is not Init.PARTIAL
+                and known.init is not InitState.PARTIAL
                 and not (is_excluded and known.map is not None)
             ):
                 await self.removed(known)
@@ -160,8 +161,7 @@ class Arrivals:
         if is_other:
             self._watches.add_orphan(known)
             await self._watches.first_look(known)
-        if known.init is Init.MISSING or known.init is Init.REQUESTED:
-            self._retriggers.watch(known)
+        self._retriggers.watch(known)
         if known.wwid:
             may_create = is_new or is_other or known.map is None
             resize = info.size != was_size and self._resizes(known)

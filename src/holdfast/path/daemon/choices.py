@@ -1,6 +1,6 @@
 """What one configuration says for paths and maps, as the daemon asks for it (spec path 7.3, 7.4).
 
-`ConfigChoices` answers out of multipath.conf; a reconfigure makes another one.
+`config_choices.ConfigChoices` answers out of multipath.conf; a reconfigure makes another one.
 """
 
 from __future__ import annotations
@@ -11,36 +11,9 @@ from typing import Protocol
 
 from holdfast.path.conf import Config
 from holdfast.path.discovery.info import PathInfo
-from holdfast.path.records import MapSettings
+from holdfast.path.map_settings import MapConfiguration
+from holdfast.path.path_settings import PathSettings
 from holdfast.path.schedule import Intervals
-
-
-@dataclass(frozen=True, slots=True)
-class PathPlan:
-    """For one path."""
-
-    checker: str = "tur"
-    timeout_s: float = 30.0
-    needs_udev: bool = False
-    """The WWID comes from udev, and udev has not told it: ask again (spec 4.10)."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapPlan:
-    """For one map."""
-
-    settings: MapSettings = field(default_factory=MapSettings)
-    alias: str = ""
-    """Of the `multipaths` section."""
-    alias_prefix: str = "mpath"
-    user_friendly_names: bool = False
-    flush_on_last_del: str = "unused"
-    """always, unused, never"""
-    deferred_remove: bool = False
-    skip_kpartx: bool = False
-    reservation_key: str = ""
-    """A key in hexadecimal digits, `file`, or none."""
-    remove_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +24,9 @@ class Common:
     find_multipaths: str = "strict"
     queue_without_daemon: bool = False
     missing_uev_wait_s: int = 30
-    retrigger_tries: int = 3
-    retrigger_delay_s: int = 10
     auto_resize: str = "never"
     """never, grow_only, grow_shrink"""
+    remove_retries: int = 0
 
 
 class Choices(Protocol):
@@ -75,8 +47,8 @@ class Choices(Protocol):
         """Why a map with that WWID is left alone; "": it is not."""
         ...
 
-    def path(self, info: PathInfo) -> PathPlan: ...
+    def path(self, info: PathInfo) -> PathSettings: ...
 
-    def map(self, wwid: str, infos: Sequence[PathInfo]) -> MapPlan:
+    def map(self, wwid: str, infos: Sequence[PathInfo]) -> MapConfiguration:
         """`infos`: those of its paths that are known."""
         ...

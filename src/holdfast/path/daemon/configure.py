@@ -13,11 +13,12 @@ from typing import Final
 from holdfast.path.daemon.making import Maker
 from holdfast.path.daemon.occasion import Occasion
 from holdfast.path.daemon.path_tables import PathTables
-from holdfast.path.daemon.registry import Init, KnownMap, KnownPath
+from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.retriggers import Retriggers
 from holdfast.path.daemon.settle import Settler
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
+from holdfast.path.discovery.initialisation import InitState
 from holdfast.path.dm import UUID_PREFIX, is_our_uuid
 
 _log: Final = logging.getLogger(__name__)
@@ -54,8 +55,7 @@ class Configurator:
         self._watches.set_orphan_intervals()
         for path in list(shared.registry.paths.values()):
             path.is_wanted = False
-            if path.init in (Init.MISSING, Init.REQUESTED, Init.PARTIAL):
-                self._retriggers.watch(path)
+            self._retriggers.watch(path)
         if shared.calls is not None:
             try:
                 await self._maker.refresh_names()
@@ -70,8 +70,6 @@ class Configurator:
         await self._settler.all(wwids, Occasion(why, reconfigured=True, forced=all_maps))
         for path in list(shared.registry.orphans()):
             self._watches.add_orphan(path)
-            if path.init is Init.PARTIAL:
-                self._retriggers.watch(path)
         shared.registry.sort_maps()
 
     def _judge(self, known: KnownMap) -> None:
@@ -95,7 +93,7 @@ class Configurator:
                 await self._unwanted(known)
         for path in list(shared.registry.paths.values()):
             is_kept = path.map is not None and path.map.left_alone
-            if path.info.dev not in seen and path.init is not Init.PARTIAL and not is_kept:
+            if path.info.dev not in seen and path.init is not InitState.PARTIAL and not is_kept:
                 losing |= self._tables.drop(path)
         before = set(shared.registry.paths.values())
         for info in infos:

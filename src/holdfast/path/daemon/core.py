@@ -138,6 +138,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         maker = Maker(shared, watches, lock_paths)
         settler = Settler(shared, watches, maker)
         maker.release, maker.confirmed = settler.release, settler.confirmed
+        maker.partial = lambda path: self._retriggers.watch(path)
         tables = PathTables(shared, watches, checkers)
         retriggers = Retriggers(shared, self._without_udev)
         arrivals = Arrivals(shared, tables, watches, settler, maker, retriggers)
@@ -304,12 +305,12 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
             fresh = await self._shared.blocking.run("configuration", self._load_config)
         except OSError as error:
             _log.error("configuration not taken over: %s", error)
-            return Refused(f"configuration not taken over: {error}\n")
+            return Refused(f"configuration not taken over: {error}")
         found = conf_reload.reload(self._shared.choices.config, fresh)
         for remark in found.remarks:
             _log.error("%s", remark)
         if not found.taken:
-            return Refused("".join(f"{remark}\n" for remark in found.remarks))
+            return Refused("\n".join(found.remarks))
         self._shared.choices = self._choose(found.config)
         return None
 

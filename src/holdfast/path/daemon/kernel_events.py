@@ -52,6 +52,8 @@ class KernelEvents:
                 except OSError as error:
                     _log.error("device-mapper events: %s", error)
                     pause = RETRY_S
+                    for known in self._shared.registry.maps.values():
+                        known.watch.kernel_event()  # Nobody tells them now.
                 await asyncio.sleep(pause)
                 self._dm.notify(self._readable)
                 await self._wake.wait()

@@ -86,6 +86,9 @@ class Listing(Commands):
             lun=info.hcil[3] if info.hcil is not None else None,
             target_port_group=info.target_port_group,
             max_sectors_kb=info.max_sectors_kb,
+            checks=record.statistics.checks,
+            flaps=record.statistics.flaps,
+            last_latency_s=record.statistics.last_latency_s,
         )
 
     def _map_row(self, known: KnownMap, rows: dict[KnownPath, PathRow], now: float) -> MapRow:

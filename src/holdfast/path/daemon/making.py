@@ -13,12 +13,14 @@ from holdfast.path.daemon import dm_steps
 from holdfast.path.daemon.dm_steps import InUseError, Udev
 from holdfast.path.daemon.map_kernel import MapKernel
 from holdfast.path.daemon.membership import Members
-from holdfast.path.daemon.registry import Init, KnownMap, KnownPath
+from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
 from holdfast.path.daemon.world import LockPaths
 from holdfast.path.discovery.info import PathInfo
+from holdfast.path.discovery.initialisation import Initialisation
 from holdfast.path.dm import UUID_PREFIX, DeviceMapper, Info, Uuid
+from holdfast.path.map_settings import MapOptions, choose_alias
 from holdfast.path.records import Map, Path
 from holdfast.path.states import PathState
 
@@ -49,6 +51,8 @@ class Maker:
         self._names_read: float | None = None
         self.confirmed: Callable[[KnownMap], None] = lambda known: None
         """Called when udev has seen a new map, or was waited for long enough."""
+        self.partial: Callable[[KnownPath], None] = lambda path: None
+        """Called with each path that is known from a table only."""
         self.release: Callable[[KnownMap], None] = lambda known: None
         """Called when the kernel has a map no more."""
 
@@ -105,11 +109,14 @@ class Maker:
             path = registry.path_by_number(dev_t)
             if path is None and not self._shared.is_excluded(dev_t):
                 info = PathInfo(dev_t, dev_t, 0)
-                path = KnownPath(info, Path(dev_t, dev_t, size=0), wwid=wwid, init=Init.PARTIAL)
+                path = KnownPath(info, Path(dev_t, dev_t, size=0), Initialisation(dev_t), wwid=wwid)
+                path.initialisation.known_from_table(self._shared.now())
                 registry.add_path(path)
+                self.partial(path)
             elif path is not None and not path.info.wwid and not path.wwid:
                 registry.replace_info(path, path.info, wwid)
-                path.init = Init.PARTIAL
+                path.initialisation.known_from_table(self._shared.now())
+                self.partial(path)
 
     def _kernel(self, record: Map, uuid: Uuid) -> MapKernel:
         assert self._shared.calls is not None
@@ -126,7 +133,7 @@ class Maker:
         known = KnownMap(record, kernel, self._watches.make(record, kernel))
         self.plan(known)
         record.settings = known.plan.settings
-        kernel.no_kpartx = lambda: known.plan.skip_kpartx
+        kernel.no_kpartx = lambda: known.plan.options.skip_kpartx
         shared.registry.maps[record.wwid] = known
         shared.registry.renumber()
         return known
@@ -141,7 +148,7 @@ class Maker:
         shared = self._shared
         assert shared.calls is not None
         plan = shared.choices.map(wwid, [path.info for path in members.paths])
-        record = Map(await self.name(wwid, "", plan.alias, plan.user_friendly_names, plan.alias_prefix), wwid)
+        record = Map(await self.name(wwid, "", plan.options), wwid)
         record.settings, record.length = plan.settings, members.length
         record.paths = [path.record for path in members.paths]
         good = [path.state for path in record.paths if path.state.is_good]
@@ -149,7 +156,7 @@ class Maker:
             record.ghost_until = shared.now() + plan.settings.ghost_delay_s
         uuid = uuid_of(wwid)
         table = grouping.build_table(record)
-        udev = Udev(plan.skip_kpartx, no_paths=not good or record.ghost_until is not None)
+        udev = Udev(plan.options.skip_kpartx, no_paths=not good or record.ghost_until is not None)
         devices = [path.info.dev for path in members.paths]
 
         def create(dm: DeviceMapper) -> Info:
@@ -193,7 +200,7 @@ class Maker:
             known.udev_until = None
             self.confirmed(known)
 
-    async def name(self, wwid: str, present: str, alias: str, friendly: bool, prefix: str) -> str:
+    async def name(self, wwid: str, present: str, options: MapOptions) -> str:
         """`present`: the name that the kernel has for it. A name that is somebody else's is never taken."""
         shared = self._shared
         uuid = uuid_of(wwid)
@@ -203,11 +210,13 @@ class Maker:
         def taken(name: str) -> bool:
             return names.get(name, uuid) != uuid or aliases.get(name, wwid) != wwid
 
-        wanted = alias
-        if not wanted and friendly:
-            if present and present.startswith(prefix) and present != wwid:
-                await shared.files.bind({present: wwid}, aliases)
-            wanted = (await shared.files.names([wwid], prefix, taken, aliases)).get(wwid, "")
+        choice = choose_alias(options, wwid, running=present)
+        wanted = choice.alias
+        if choice.bind:
+            # What is bound already wins; a map that runs keeps its name.
+            if wanted:
+                await shared.files.bind({wanted: wwid}, aliases)
+            wanted = (await shared.files.names([wwid], options.alias_prefix, taken, aliases)).get(wwid, present)
         wanted = wanted or wwid
         if names.get(wanted, uuid) != uuid:
             _log.error("%s: name %s belongs to another device", wwid, wanted)
@@ -217,9 +226,8 @@ class Maker:
     async def rename(self, known: KnownMap) -> None:
         """Give it the name that it should have, if that is free. Refusals are logged."""
         shared = self._shared
-        plan = known.plan
         old = known.record.name
-        new = await self.name(known.wwid, old, plan.alias, plan.user_friendly_names, plan.alias_prefix)
+        new = await self.name(known.wwid, old, known.plan.options)
         if new == old or shared.calls is None or shared.options.monitor_only or known.kernel.last is None:
             return
         uuid = known.kernel.uuid
@@ -243,8 +251,8 @@ class Maker:
         work = functools.partial(
             dm_steps.remove,
             uuid=uuid,
-            deferred=last and known.plan.deferred_remove,
-            retries=known.plan.remove_retries,
+            deferred=last and known.plan.options.deferred_remove,
+            retries=shared.choices.common.remove_retries,
         )
         try:
             await shared.calls.call(uuid, work)

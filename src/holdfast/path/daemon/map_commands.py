@@ -12,7 +12,7 @@ from holdfast.path.dm_wire import Flag
 from holdfast.path.records import Action, Counters, Message, Reload
 from holdfast.path.state_files import is_token
 
-IN_USE = "map or partition in use\n"
+IN_USE = "map or partition in use"
 
 
 class MapCommands(Commands):
@@ -25,7 +25,7 @@ class MapCommands(Commands):
         if wwid in self._shared.registry.maps:
             return ""
         if self._shared.choices.wwid_excluded(wwid):
-            raise Refused(f"{wwid}: {self._shared.choices.wwid_excluded(wwid)}\n")
+            raise Refused(f"{wwid}: {self._shared.choices.wwid_excluded(wwid)}")
         self._shared.claims_removed.discard(wwid)
         await self._parts.settler.settle(wwid, Occasion("add map", regardless=True))
         if wwid not in self._shared.registry.maps:
@@ -100,7 +100,7 @@ class MapCommands(Commands):
         try:
             await calls.call(uuid, lambda dm: dm.suspend(uuid, Flag.NOFLUSH))
         except OSError as error:
-            raise Refused(f"{error.strerror}\n") from error
+            raise Refused(f"{error.strerror}") from error
         known.watch.kernel_event()
         return ""
 
@@ -112,7 +112,7 @@ class MapCommands(Commands):
         try:
             await calls.call(uuid, lambda dm: dm.resume(uuid, Flag.NOFLUSH))
         except OSError as error:
-            raise Refused(f"{error.strerror}\n") from error
+            raise Refused(f"{error.strerror}") from error
         known.watch.kernel_event()
         return ""
 
@@ -125,13 +125,13 @@ class MapCommands(Commands):
             try:
                 info = await self._shared.discovery.read(path.info.dev)
             except OSError as error:
-                raise Refused(f"{path.info.dev}: {error.strerror}\n") from error
+                raise Refused(f"{path.info.dev}: {error.strerror}") from error
             if info is None or info.wwid != path.wwid:
-                raise Refused(f"{path.info.dev}: is not what it was\n")
+                raise Refused(f"{path.info.dev}: is not what it was")
             self._parts.tables.take(info)
             sizes.add(info.size)
         if len(sizes) != 1 or 0 in sizes:
-            raise Refused(f"{known.record.name}: its paths have different sizes\n")
+            raise Refused(f"{known.record.name}: its paths have different sizes")
         if not await self._parts.settler.settle(known.wwid, Occasion("resize map", resize=True)):
             raise Refused()
         return ""
@@ -146,7 +146,7 @@ class MapCommands(Commands):
     async def reassign_map(self, name: str) -> str:
         """`reset map`: would change tables of devices that are not ours, under whoever uses them."""
         self._map(name)
-        raise Refused("tables of other devices are not changed\n")
+        raise Refused("tables of other devices are not changed")
 
     async def reset_stats(self, map_name: str | None) -> str:
         """Counters of `show maps stats` begin at 0."""

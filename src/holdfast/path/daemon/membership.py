@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from holdfast.path.daemon.registry import Init, KnownMap, KnownPath
+from holdfast.path.daemon.registry import KnownMap, KnownPath
+from holdfast.path.discovery.initialisation import InitState
 
-_COMPLETE = (Init.OK, Init.PARTIAL)
+_COMPLETE = (InitState.OK, InitState.PARTIAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from holdfast.path.daemon.settle import Settler
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
 
-NOT_FOUND: Final = "device not found\n"
+NOT_FOUND: Final = "device not found"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,13 +53,13 @@ class Commands:
         found = self._map(name)
         self._may_change()
         if found.left_alone:
-            raise Refused(f"{found.record.name}: {found.left_alone}\n")
+            raise Refused(f"{found.record.name}: {found.left_alone}")
         if found.udev_until is not None:
-            raise Refused(f"{found.record.name}: waiting for its creation uevent\n")
+            raise Refused(f"{found.record.name}: waiting for its creation uevent")
         return found
 
     def _may_change(self) -> None:
         if self._shared.options.monitor_only:
-            raise Refused("only watching: the daemon was started with --monitor-only\n")
+            raise Refused("only watching: the daemon was started with --monitor-only")
         if self._shared.calls is None:
-            raise Refused("no device-mapper\n")
+            raise Refused("no device-mapper")

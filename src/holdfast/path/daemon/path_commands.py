@@ -23,17 +23,17 @@ class PathCommands(Commands):
         try:
             path = await self._parts.arrivals.look_again(dev, is_new=True)
         except OSError as error:
-            raise Refused(f"{error.strerror}\n") from error
+            raise Refused(f"{error.strerror}") from error
         if path is None:
             if dev in shared.discovery.excluded:
-                return "blacklisted\n"
+                return "blacklisted"
             raise Refused(NOT_FOUND)
         if path.wwid:
             shared.claims_removed.discard(path.wwid)
             path.refused = ""
             await self._parts.settler.settle(path.wwid, Occasion(f"add path {dev}"))
             if path.refused:
-                raise Refused(f"{path.refused}\n")
+                raise Refused(f"{path.refused}")
         return ""
 
     async def remove_path(self, name: str) -> str:
@@ -44,8 +44,8 @@ class PathCommands(Commands):
             self._may_change()
         done = await self._parts.arrivals.removed(path)
         if known is not None and known.postponed is not None:
-            return "delayed\n"
-        return "" if done else "map reload error. removed\n"
+            return "delayed"
+        return "" if done else "map reload error. removed"
 
     async def fail_path(self, name: str) -> str:
         """Not used, and not checked, until it is reinstated."""

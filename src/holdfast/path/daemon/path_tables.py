@@ -6,15 +6,14 @@ import logging
 from typing import Final
 
 from holdfast.path.daemon.checkers import Checkers
-from holdfast.path.daemon.registry import Init, KnownPath
+from holdfast.path.daemon.registry import KnownPath
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
 from holdfast.path.discovery.info import PathInfo
+from holdfast.path.discovery.initialisation import Initialisation, InitState, Retriggers
+from holdfast.path.path_settings import update_path
 from holdfast.path.records import Path
 from holdfast.path.states import PathState
-
-_ALTERNATES: Final = ("scsi:fcp", "scsi:sas", "scsi:iscsi", "scsi:srp")
-_TPGS_IMPLICIT: Final = 1
 
 _log: Final = logging.getLogger(__name__)
 
@@ -35,14 +34,15 @@ class PathTables:
         known = registry.paths.get(info.dev)
         if known is None:
             known = registry.path_by_number(info.dev_t)
-        if known is not None and known.init is not Init.PARTIAL and known.info.dev_t != info.dev_t:
+        if known is not None and known.init is not InitState.PARTIAL and known.info.dev_t != info.dev_t:
             # The name was given to another device: what was known of the old one is void.
             return self.take_anew(known, info)
         if known is None:
-            record = Path(info.dev, info.dev_t, size=info.size)
-            known = KnownPath(info, record, wwid=info.wwid)
+            record = Path(info.dev, info.dev_t)
+            known = KnownPath(info, record, self.initialisation(info.dev), wwid=info.wwid)
             registry.add_path(known)
             self._apply(known)
+            known.initialisation.seen(info, self._shared.now())
             record.added_offline = self._shared.discovery.sysfs_state(info) is not PathState.UP
             return known, set()
         if info.wwid and known.wwid and info.wwid != known.wwid:
@@ -50,7 +50,12 @@ class PathTables:
             return self.take_anew(known, info)
         registry.replace_info(known, info, info.wwid or (known.wwid if known.map is not None else ""))
         self._apply(known)
+        known.initialisation.seen(info, self._shared.now())
         return known, set()
+
+    def initialisation(self, dev: str) -> Initialisation:
+        """Of a path about which nothing is known."""
+        return Initialisation(dev, Retriggers.of(self._shared.choices.config))
 
     def take_anew(self, known: KnownPath, info: PathInfo) -> tuple[KnownPath, set[str]]:
         """As after remove and add: another logical unit."""
@@ -61,29 +66,21 @@ class PathTables:
     def _apply(self, known: KnownPath) -> None:
         info, record = known.info, known.record
         plan = self._shared.choices.path(info)
-        if known.plan != plan or record.checker_name != plan.checker:
+        if known.plan != plan and known.plan.checker != plan.checker:
             self._checkers.renew(record)
         known.plan = plan
-        record.checker_name, record.timeout_s = plan.checker, plan.timeout_s
-        record.size, record.serial, record.node_name = info.size, info.serial, info.target_wwnn
-        record.target_port_group = info.target_port_group
-        record.host_adapter, record.host_port = info.host_adapter, info.target_wwpn
-        record.alternates = info.protocol in _ALTERNATES
-        record.implicit_alua_only = info.tpgs == _TPGS_IMPLICIT
-        if info.wwid:
-            known.init = Init.OK
-        elif known.init is not Init.PARTIAL and known.init not in (Init.REQUESTED, Init.FAILED):
-            known.init = Init.MISSING
+        update_path(record, info, plan)
 
     def replan(self) -> None:
         """The configuration is another one."""
         for known in self._shared.registry.paths.values():
-            if known.init is not Init.PARTIAL:
+            if known.init is not InitState.PARTIAL:
                 self._apply(known)
+            known.initialisation.retriggers = Retriggers.of(self._shared.choices.config)
 
     def drop(self, known: KnownPath) -> set[str]:
         """It is gone, or left alone from now on. The WWID that has to be settled: its map lets go of it then."""
-        known.init = Init.REMOVED
+        known.initialisation.removed()
         self._shared.registry.remove_path(known)
         self._watches.remove_orphan(known)
         self._checkers.forget(known.record)

@@ -5,30 +5,21 @@ Tables without I/O: who is known, who belongs to whom. `settle` decides, `watche
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from holdfast.path.daemon.choices import MapPlan, PathPlan
 from holdfast.path.daemon.map_kernel import MapKernel
 from holdfast.path.daemon.occasion import Occasion
 from holdfast.path.discovery.info import PathInfo
-from holdfast.path.records import Map, Path
+from holdfast.path.discovery.initialisation import Initialisation, InitState
+from holdfast.path.map_settings import MapConfiguration, MapOptions
+from holdfast.path.path_settings import PathSettings
+from holdfast.path.records import Map, MapSettings, Path
 from holdfast.path.watch import MapWatch
 
-
-class Init(enum.Enum):
-    """How far a path is known; the value is the word of `%I`."""
-
-    NEW = "new"
-    FAILED = "failed"
-    MISSING = "udev-missing"
-    REQUESTED = "udev-requested"
-    OK = "ok"
-    REMOVED = "removed"
-    PARTIAL = "partial"
-    """Only through the table of a map."""
+NO_CONFIGURATION: Final = MapConfiguration(MapSettings(), MapOptions())
 
 
 @dataclass(eq=False, slots=True)
@@ -37,18 +28,22 @@ class KnownPath:
 
     info: PathInfo
     record: Path
-    plan: PathPlan = field(default_factory=PathPlan)
+    initialisation: Initialisation
+    plan: PathSettings = field(default_factory=PathSettings)
     wwid: str = ""
     """As known: of a partial path that of its map."""
-    init: Init = Init.NEW
     map: KnownMap | None = None
-    retriggers: int = 0
     refused: str = ""
     """Why it is not in the map of its WWID."""
     has_priority: bool = False
     """Was asked, and its groups follow from it."""
     is_wanted: bool = False
     """Added by command: find_multipaths does not matter."""
+
+    @property
+    def init(self) -> InitState:
+        """How far it is known."""
+        return self.initialisation.state
 
 
 @dataclass(eq=False, slots=True)
@@ -58,7 +53,7 @@ class KnownMap:
     record: Map
     kernel: MapKernel
     watch: MapWatch
-    plan: MapPlan = field(default_factory=MapPlan)
+    plan: MapConfiguration = NO_CONFIGURATION
     action: str = ""
     """The last one's word (`%A`)."""
     udev_until: float | None = None

@@ -11,7 +11,6 @@ from holdfast.path.daemon.registry import KnownMap
 from holdfast.path.prkeys import ReservationKey
 
 _KEY: Final = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})(:aptpl)?", re.ASCII)
-FROM_FILE: Final = "file"
 
 
 def parse_key(text: str) -> ReservationKey | None:
@@ -28,23 +27,23 @@ class ReservationCommands(Commands):
     def key_of(self, wwid: str) -> ReservationKey | None:
         """The key to be registered on the paths of that map."""
         known = self._shared.registry.maps.get(wwid)
-        if known is None or not known.plan.reservation_key:
+        if known is None:
             return None
-        if known.plan.reservation_key == FROM_FILE:
+        if known.plan.options.reservation_key_in_file:
             return self._shared.files.keys.get(wwid)
-        return parse_key(known.plan.reservation_key)
+        return known.plan.options.reservation_key
 
     def reservation_status(self, map_name: str) -> str:
-        return f"{self._map(map_name).reservation_status}\n"
+        return f"{self._map(map_name).reservation_status}"
 
     def reservation_hold(self, map_name: str) -> str:
-        return f"{self._map(map_name).reservation_hold}\n"
+        return f"{self._map(map_name).reservation_hold}"
 
     def reservation_key(self, map_name: str) -> str:
         key = self.key_of(self._map(map_name).wwid)
         if key is None:
-            return "none\n"
-        return f"0x{key.key:x}{':aptpl' if key.aptpl else ''}\n"
+            return "none"
+        return f"0x{key.key:x}{':aptpl' if key.aptpl else ''}"
 
     async def set_reservation_status(self, map_name: str, is_set: bool, paths: str | None) -> str:
         """Whether the key is registered on paths that come back. Without a key it stays unset."""
@@ -67,13 +66,13 @@ class ReservationCommands(Commands):
     async def set_reservation_key(self, map_name: str, key: str | None) -> str:
         """None: forget it. Only with `reservation_key file`."""
         known = self._map(map_name)
-        if known.plan.reservation_key != FROM_FILE:
-            raise Refused("reservation_key file is not configured for this map\n")
+        if not known.plan.options.reservation_key_in_file:
+            raise Refused("reservation_key file is not configured for this map")
         parsed = parse_key(key) if key is not None else None
         if key is not None and parsed is None:
-            raise Refused(f"no key: {key}\n")
+            raise Refused(f"no key: {key}")
         if not await self._shared.files.set_key(known.wwid, parsed):
-            raise Refused("the prkeys file cannot be written\n")
+            raise Refused("the prkeys file cannot be written")
         if parsed is None:
             known.reservation_status = "unset"
             self._follow(known)

@@ -22,9 +22,10 @@ from holdfast.path.daemon.last_path import LastPath, last_path
 from holdfast.path.daemon.making import Maker
 from holdfast.path.daemon.membership import Members, members_of_map, members_of_new_map
 from holdfast.path.daemon.occasion import Occasion, both
-from holdfast.path.daemon.registry import Init, KnownMap, KnownPath
+from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
+from holdfast.path.discovery.initialisation import InitState
 from holdfast.path.records import Action, Reload
 from holdfast.path.states import PathState
 from holdfast.path.valid_path import should_build_map
@@ -297,7 +298,7 @@ class Settler:
                 is_open = await self._shared.calls.call(
                     known.kernel.uuid, lambda dm: dm_steps.is_open(dm, known.kernel.uuid)
                 )
-        fate = last_path(known.plan.flush_on_last_del, queues=record.queues, is_open=is_open)
+        fate = last_path(known.plan.options.flush_on_last_del, queues=record.queues, is_open=is_open)
         _log.log(logging.INFO, "%s: last path deleted: %s", record.name, fate.text)
         if self._shared.options.monitor_only:
             return True
@@ -334,7 +335,7 @@ class Settler:
             registry.renumber()
         for path in [path for path in registry.paths.values() if path.map is known]:
             path.map = None
-            if path.init is Init.PARTIAL:
+            if path.init is InitState.PARTIAL:
                 registry.remove_path(path)
             else:
                 self._watches.add_orphan(path)

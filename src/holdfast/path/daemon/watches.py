@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from holdfast.path.checkers.base import CheckResult
@@ -64,6 +64,7 @@ class Watches:
             prioritize=self._prioritize if self._priority is not None else None,
             sysfs_state=self._sysfs_state,
             ask=self._ask,
+            has_events=self._shared.options.poll_events,
         )
 
     def start(self, known: KnownMap) -> None:
@@ -144,9 +145,6 @@ class Watches:
                         result = await self._checkers.of(record).check(record.timeout_s)
                 except TimeoutError:
                     return
-                except Exception:  # somebody else's checker
-                    _log.exception("%s: checker %s failed", record.dev, record.checker_name)
-                    return
             state = acted_upon(result.state)
             record.checker_state, record.message = state, result.message
             if not (state.is_good or state.is_bad):
@@ -157,18 +155,25 @@ class Watches:
             if state.is_good and self._priority is not None:
                 try:
                     async with asyncio.timeout(FIRST_CHECK_S):
-                        priority = await self._priority(record, path.info, FIRST_CHECK_S)
+                        answer = self._priority(record, path.info, path.plan, FIRST_CHECK_S)
+                        priority = answer if isinstance(answer, int) else await answer
                 except Exception:  # including TimeoutError: asked again with the next check
                     return
                 if priority >= 0:
                     record.priority, path.has_priority = priority, True
             self._shared.step()
 
-    async def _prioritize(self, path: Path, timeout_s: float) -> int:
+    def _prioritize(self, path: Path, timeout_s: float) -> Awaitable[int] | int:
         known = self._shared.registry.of_record(path)
         if known is None or self._priority is None:
             return -1
-        priority = await self._priority(path, known.info, timeout_s)
+        answer = self._priority(path, known.info, known.plan, timeout_s)
+        return self._noted(known, answer) if isinstance(answer, int) else self._awaited(known, answer)
+
+    async def _awaited(self, known: KnownPath, answer: Awaitable[int]) -> int:
+        return self._noted(known, await answer)
+
+    def _noted(self, known: KnownPath, priority: int) -> int:
         if priority >= 0 and not known.has_priority:
             known.has_priority = True
             self._weighed(known)
@@ -194,7 +199,7 @@ class Watches:
             await asyncio.wait(tasks)
         self._orphans.clear()
         self._orphan_of.clear()
-        self._checkers.close()
+        await self._checkers.close()
 
 
 def _orphan_log(line: Log) -> None:

@@ -10,6 +10,7 @@ from holdfast.path.checkers.base import Checker
 from holdfast.path.conf import Config
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.dm import DeviceMapper
+from holdfast.path.path_settings import PathSettings
 from holdfast.path.records import Path
 from holdfast.path.states import PathState
 
@@ -119,11 +120,11 @@ class Blocking(Protocol):
     def close(self) -> None: ...
 
 
-MakeChecker = Callable[[Path, PathInfo], Awaitable[Checker]]
-"""The checker of a path, named by its record: opens the device, elsewhere than on the loop. OSError, KeyError."""
+MakeChecker = Callable[[Path, PathInfo], Checker]
+"""The checker that a path's record names. Does not block: the device is opened with the first check. KeyError."""
 
-AskPriority = Callable[[Path, PathInfo, float], Awaitable[int]]
-"""The priority of a path; negative: an error. Answers in so many seconds."""
+AskPriority = Callable[[Path, PathInfo, PathSettings, float], Awaitable[int] | int]
+"""The priority of a path; negative: an error. Answers in so many seconds; a number where nothing is asked."""
 
 LockPaths = Callable[[list[str]], AbstractContextManager[None]]
 """Hold udev off these devices while a map is made of them. Blocks; BlockingIOError: somebody else has one."""

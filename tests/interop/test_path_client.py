@@ -54,7 +54,7 @@ def test_every_listing(scenes: dict[str, Any], style: str) -> None:
 
 
 def test_errors(scenes: dict[str, Any]) -> None:
-    """0.9.4's client exits 1 for the reply `fail` and nothing else: it does not know the newer form of errors, prints
+    """0.9.4's client exits 1 for the reply `fail` and nothing else: it does not know the newer form, prints
     it whole, and exits 0, as it does with a newer daemon of its own.
     """
     assert scenes["old"]["unknown"] == [0, "bogus \n: not found\n" + scenes["help"]["old"], ""]

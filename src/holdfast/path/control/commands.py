@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from holdfast.path.control.format import Format, Rendering
+from holdfast.path.control.format import ROWS_PER_STEP, Format, Rendering
 from holdfast.path.control.grammar import Command, Request, ended
 from holdfast.path.control.json_text import map_json, maps_json, paths_json
 from holdfast.path.control.listings import daemon_text, devices_text, status_text
@@ -77,6 +77,14 @@ class Commands:
 
     def _path(self, name: str) -> Answer:
         return ended(device_state(self._operations.find_path(device_name(name))))
+
+    def _metrics(self) -> Rendering:
+        pieces = []
+        for number, line in enumerate(self._operations.metrics(), 1):
+            pieces.append(line)
+            if number % ROWS_PER_STEP == 0:
+                yield
+        return pieces
 
     # -- maps ------------------------------------------------------------------------------------------------
 
@@ -171,6 +179,7 @@ class Commands:
         Command.LIST_PATHS_RAW: _paths_raw,
         Command.LIST_PATH: _path,
         Command.LIST_PATHS_JSON: _paths_json,
+        Command.LIST_METRICS: _metrics,
         Command.LIST_MAPS: _maps_table,
         Command.LIST_STATUS: _status,
         Command.LIST_DAEMON: _daemon,

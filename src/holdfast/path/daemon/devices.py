@@ -8,23 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from holdfast.path import checkers, priorities
-from holdfast.path.checkers.base import Checker, CheckerContext, CheckResult
+from holdfast.path.checkers.base import (
+    DOWN,
+    NO_DESCRIPTOR,
+    NOT_AVAILABLE,
+    Checker,
+    CheckerContext,
+    CheckResult,
+    Factory,
+)
 from holdfast.path.checkers.directio import DirectioChecker
 from holdfast.path.conf import Config
 from holdfast.path.discovery.device import current_wwid
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.sysfs import access_state, ana_state
-from holdfast.path.path_settings import path_settings
+from holdfast.path.path_settings import PathSettings, path_settings
 from holdfast.path.priorities import plain
 from holdfast.path.prkeys import ReservationKey
 from holdfast.path.records import Path
@@ -37,7 +46,10 @@ from holdfast.storage.threads import Job, Lane, ThreadPool
 log = logging.getLogger(__name__)
 
 OPEN_S: Final = 30.0
-"""How long an open is waited for; it goes on by itself, and no second one is begun."""
+"""How long an open is waited for at most; it goes on by itself, and no second one is begun."""
+MIN_CHECK_S: Final = 0.01
+"""For the check after an open that took all the time."""
+TIMED_OUT: Final = " timed out"
 WITHOUT_DESCRIPTOR: Final = frozenset({"directio", "none"})
 """Checkers that open the device themselves, or not at all."""
 SAMPLE_PAUSE_S: Final = 0.1 / 32
@@ -66,26 +78,28 @@ class Devices:
 
     # -- checkers ----------------------------------------------------------------------------------------------
 
-    async def checker(self, record: Path, info: PathInfo) -> Checker:
-        """The checker that the record names. OSError: the device cannot be opened (in time). KeyError: no such."""
+    def checker(self, record: Path, info: PathInfo) -> Checker:
+        """The checker that the record names; its device is opened by the first check. KeyError: there is none."""
         factory = checkers.find(record.checker_name)
-        node = node_of(info.dev)
         if record.checker_name in WITHOUT_DESCRIPTOR:
-            return factory(CheckerContext(info.dev, node))
+            return factory(CheckerContext(info.dev, node_of(info.dev)))
+        return _OpensFirst(self, record, info, factory)
+
+    async def make(self, record: Path, info: PathInfo, factory: Factory) -> tuple[Checker, SgPath]:
+        """Open the device and make its checker. OSError."""
         fd = await self._opened(info)
         sg = SgPath.on_descriptor(self._pool, fd)
         try:
-            context = CheckerContext(
-                info.dev, node, sg, self._of_maps.setdefault(info.wwid, {}), os.fstat(fd).st_blksize
-            )
-            made = factory(context)
+            shared = self._of_maps.setdefault(info.wwid, {})
+            made = factory(CheckerContext(info.dev, node_of(info.dev), sg, shared, os.fstat(fd).st_blksize))
         except BaseException:
             sg.close()
             raise
         self._open[record] = sg
-        return _Owning(made, functools.partial(self._close, record, sg))
+        return made, sg
 
-    def _close(self, record: Path, sg: SgPath) -> None:
+    def close_path(self, record: Path, sg: SgPath) -> None:
+        """Its checker has ended."""
         if self._open.get(record) is sg:
             del self._open[record]
         sg.close()
@@ -117,9 +131,10 @@ class Devices:
 
     # -- priorities --------------------------------------------------------------------------------------------
 
-    async def priority(self, record: Path, info: PathInfo, timeout_s: float) -> int:
-        """What the path is worth now; negative: an error. Answers in `timeout_s`."""
-        settings = path_settings(self._config, info)
+    def priority(
+        self, record: Path, info: PathInfo, settings: PathSettings, timeout_s: float
+    ) -> Awaitable[int] | int:
+        """What the path is worth now; negative: an error. In `timeout_s`, or at once where nothing is asked."""
         name, args = settings.prio, settings.prio_args
         try:
             match name:
@@ -135,26 +150,30 @@ class Devices:
                 case "weightedpath":
                     return _weighted(args, info)
                 case "path_latency":
-                    return await self._latency(args, info, timeout_s)
-                case _ if name in priorities.SCSI:
-                    milliseconds = max(int(timeout_s * 1000), 1)
-                    exchange = functools.partial(priorities.scsi_exchange, name, milliseconds, args)
-                    return await self._ask(record, info, exchange, timeout_s)
+                    return self._latency(plain.parse_latency_args(args), info, timeout_s)
         except ValueError as error:
             self._complain(f"{info.dev}: {error}")
-        except (OSError, SgTimeout, SgStalled) as error:
-            log.debug("%s: prioritizer %s: %s", info.dev, name, error or type(error).__name__)
-        else:
-            self._complain(f"prioritizer {name} is not implemented: its paths have no priority")
+            return FAILED
+        if name in priorities.SCSI:
+            return self._scsi_priority(record, info, settings, timeout_s)
+        self._complain(f"prioritizer {name} is not implemented: its paths have no priority")
         return FAILED
+
+    async def _scsi_priority(self, record: Path, info: PathInfo, settings: PathSettings, timeout_s: float) -> int:
+        milliseconds = max(int(timeout_s * 1000), 1)
+        exchange = functools.partial(priorities.scsi_exchange, settings.prio, milliseconds, settings.prio_args)
+        try:
+            return await self._ask(record, info, exchange, timeout_s)
+        except (OSError, ValueError, SgTimeout, SgStalled) as error:
+            log.debug("%s: prioritizer %s: %s", info.dev, settings.prio, error or type(error).__name__)
+            return FAILED
 
     def _complain(self, text: str) -> None:
         if text not in self._complained:
             self._complained.add(text)
             log.warning("%s", text)
 
-    async def _latency(self, args: str, info: PathInfo, timeout_s: float) -> int:
-        wanted = plain.parse_latency_args(args)
+    async def _latency(self, wanted: plain.LatencyArgs, info: PathInfo, timeout_s: float) -> int:
         checker = DirectioChecker(CheckerContext(info.dev, node_of(info.dev)))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -221,19 +240,50 @@ class Devices:
         self._pool.close()
 
 
-class _Owning:
-    """A checker whose descriptor is closed with it."""
+class _OpensFirst:
+    """A checker whose device is opened by its first check, and closed with it. A device that cannot be opened is
+    tried again by the next check.
+    """
 
-    def __init__(self, inner: Checker, close: Callable[[], None]) -> None:
-        self._inner = inner
-        self._close = close
+    def __init__(self, devices: Devices, record: Path, info: PathInfo, factory: Factory) -> None:
+        self._devices = devices
+        self._record = record
+        self._info = info
+        self._factory = factory
+        self._inner: Checker | None = None
+        self._sg: SgPath | None = None
+        self._closed = False
 
     async def check(self, timeout_s: float) -> CheckResult:
-        return await self._inner.check(timeout_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        if self._inner is None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    self._inner, self._sg = await self._devices.make(self._record, self._info, self._factory)
+            except OSError as error:  # TimeoutError is one
+                return verdict_of_open(error)
+            if self._closed:
+                self.close()
+                return CheckResult(PathState.UNCHECKED, NOT_AVAILABLE)
+        return await self._inner.check(max(deadline - loop.time(), MIN_CHECK_S))
 
     def close(self) -> None:
-        self._inner.close()
-        self._close()
+        self._closed = True
+        inner, sg, self._inner, self._sg = self._inner, self._sg, None, None
+        if inner is not None:
+            inner.close()
+        if sg is not None:
+            self._devices.close_path(self._record, sg)
+
+
+def verdict_of_open(error: OSError) -> CheckResult:
+    """Of a path whose device cannot be opened; as `checkers.directio` judges it."""
+    if isinstance(error, TimeoutError):
+        return CheckResult(PathState.TIMEOUT, TIMED_OUT)
+    if error.errno in (errno.ENXIO, errno.EIO, errno.ENODEV, errno.EAGAIN):
+        return DOWN  # Nothing is behind the node now, or an earlier open hangs.
+    return CheckResult(PathState.WILD, NO_DESCRIPTOR)
 
 
 def node_of(dev: str) -> str:

@@ -49,6 +49,10 @@ LOG_LEVELS: Final = (LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG, LOG_DEBUG)
 class Core(Operations, Protocol):
     """The daemon proper. `on_state` of its maker is called with each new state (6.4, `show daemon`)."""
 
+    def stalled(self) -> str | None:
+        """Who should drive checks and does not, in one line for the log; None: all is well."""
+        ...
+
     async def start(self) -> None:
         """The first configure. StartError: it cannot be; a cancelled one leaves nothing behind after `stop`."""
         ...
@@ -192,7 +196,11 @@ class Life:
         await core.start()
         self._on_ready()
         interval_s = liveness.interval(self._options.watchdog_takes_over_intervals)
-        pings = asyncio.create_task(liveness.Liveness(interval_s, self.promises.broken).run(), name="watchdog")
+
+        def broken(now: float) -> str | None:
+            return self.promises.broken(now) or core.stalled()
+
+        pings = asyncio.create_task(liveness.Liveness(interval_s, broken).run(), name="watchdog")
         try:
             await core.run()
         finally:

@@ -18,7 +18,7 @@ from holdfast.path.control.grammar import Command
 from holdfast.path.control.operations import Refused
 from holdfast.path.control.rows import Snapshot
 from holdfast.path.control.turns import Turns
-from holdfast.path.keywords import OLD
+from holdfast.path.keywords import NEW, OLD
 from tests.unit.path_control_lab import PATIENCE_S, FakeOperations, Lab, frame, laboratory, two_maps
 
 USER = 1000
@@ -244,13 +244,13 @@ def test_a_mistake_in_an_operation_costs_its_client_a_fail(caplog: pytest.LogCap
 
 @pytest.mark.parametrize(
     ("release", "refusal", "reply"),
-    [(None, "map or partition in use", "fail\nmap or partition in use\n"), (OLD, "device not found", "fail\n")],
+    [(NEW, "map or partition in use", "fail\nmap or partition in use\n"), (OLD, "device not found", "fail\n")],
 )
 def test_refusals_as_each_release_words_them(release: tuple[int, int, int], refusal: str, reply: str) -> None:
     async def play() -> None:
         operations = FakeOperations(two_maps())
         operations.outcome = Refused(refusal)
-        async with laboratory(operations, **({"release": release} if release else {})) as lab:
+        async with laboratory(operations, release) as lab:
             assert await lab.ask("del map m") == reply
 
     asyncio.run(play())

@@ -122,11 +122,13 @@ class Commands:
 
     def _map(self, name: str) -> tuple[Snapshot, MapRow]:
         alias = self._operations.map_name(device_name(name))
-        snapshot = self._snapshot()
-        row = next((row for row in snapshot.maps if row.name == alias), None)
-        if row is None:
-            raise Refused(NOT_FOUND)
-        return snapshot, row
+        for _ in range(2):
+            snapshot = self._snapshot()
+            for row in snapshot.maps:
+                if row.name == alias:
+                    return snapshot, row
+            self.changed()  # It may be younger than the snapshot.
+        raise Refused(NOT_FOUND)
 
     # -- the rest --------------------------------------------------------------------------------------------
 

@@ -114,11 +114,3 @@ class Format(Generic[T]):
         if not header:
             return lines
         return [self._line % tuple(heads[at] for at in self._order), *lines]
-
-    def widths(self, rows: Sequence[T]) -> Generator[None, None, dict[str, int]]:
-        """How wide each wildcard's values are, by letter."""
-        columns = yield from self._values(rows)
-        return {
-            wildcard.letter: min(max(map(len, values), default=0), MAX_WIDTH)
-            for wildcard, values in zip(self._columns, columns, strict=True)
-        }

@@ -84,6 +84,7 @@ def _advance(rendering: Work, done: asyncio.Future[Frame]) -> bool:
     """Go on for `STEP_S`; whether that was the end."""
     until = time.monotonic() + STEP_S
     try:
+        next(rendering)
         while time.monotonic() < until:
             next(rendering)
     except StopIteration as end:

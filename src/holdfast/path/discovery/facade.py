@@ -23,7 +23,7 @@ from holdfast.path.discovery.netlink import EventsLost
 from holdfast.path.discovery.reading import complete
 from holdfast.path.discovery.sysfs import Tree, read_brief, sysfs_state
 from holdfast.path.discovery.udev import Monitor, Udev, open_udev
-from holdfast.path.discovery.uevents import ADD, CHANGE, RESCAN, Uevent, UeventQueue
+from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE, RESCAN, Uevent, UeventQueue, is_map_name
 from holdfast.path.records import Log
 from holdfast.path.states import PathState
 from holdfast.storage.threads import Job, Lane, ThreadPool
@@ -37,7 +37,7 @@ MAX_PARALLEL: Final = 16
 """Devices that a scan reads at a time, without those that are slow."""
 SLOW_S: Final = 0.25
 """A device that takes longer gives its place to another one: many that hang must not add up."""
-RECEIVE_BATCH: Final = 256
+RECEIVE_BATCH: Final = 64
 """Events that one turn of the loop takes from the kernel."""
 HANDED_OUT: Final = 128
 """Events after which `events` lets others run."""
@@ -267,7 +267,7 @@ class Discovery:
             return
         for _ in range(RECEIVE_BATCH):
             try:
-                event = monitor.receive()
+                event = monitor.receive(self._is_wanted)
             except BlockingIOError:
                 break
             except EventsLost:
@@ -279,13 +279,23 @@ class Discovery:
                 self._loop.remove_reader(monitor.fileno())
                 self._queue.lost()
                 break
-            if event is not None and not self._is_of_no_interest(event):
-                self._queue.put(event)
+            if event is not None:
+                self._take(event)
         if len(self._queue):
             self._arrived.set()
 
-    def _is_of_no_interest(self, event: Uevent) -> bool:
-        return not event.is_map and identity.excluded_by_name(self._config, event.dev).excluded
+    def _is_wanted(self, dev: str) -> bool:
+        return is_map_name(dev) or not identity.excluded_by_name(self._config, dev).excluded
+
+    def _take(self, event: Uevent) -> None:
+        if event.action == REMOVE:
+            # Another device may come by this name.
+            self._excluded.pop(event.dev, None)
+            self._known.pop(event.dev, None)
+        if self._is_wanted(event.dev):
+            self._queue.put(event)
+        elif event.action == ADD:
+            self._excluded[event.dev] = identity.excluded_by_name(self._config, event.dev).text
 
     async def events(self) -> AsyncIterator[Uevent]:
         handed_out = 0

@@ -64,7 +64,8 @@ def paths_json(paths: Sequence[PathRow]) -> Rendering:
     pieces = ['{"paths": [']
     for number, row in enumerate(paths, 1):
         counted = row.statistics.as_json() if row.statistics is not None else {}
-        counted["failed_checks"] = counted.pop("failures", None)  # `failures` are those of the kernel.
+        if counted:
+            counted["failed_checks"] = counted.pop("failures")  # `failures` are those of the kernel.
         document = {"path": row.dev, "map": row.map_name, "checker_state": checker_state(row), **counted}
         pieces.append(("\n" if number == 1 else ",\n") + to_json(document).decode())
         if number % ROWS_PER_STEP == 0:

@@ -510,3 +510,24 @@ def test_the_fake_is_a_finder() -> None:
         assert fake.retriggered == [("sdb", CHANGE)]
 
     asyncio.run(main())
+
+
+def test_many_that_hang_do_not_add_up(tmp_path: Path) -> None:
+    """More than are read at a time hang: the one behind them is read while they still do."""
+
+    async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
+        hanging = [f"sd{one}{two}" for one in "abcde" for two in "abcd"]
+        for number, dev in enumerate([*hanging, "sdz"]):
+            sysfs.scsi(dev, host=9 if dev == "sdz" else 1, lun=number)
+            udev.records[dev] = known(f"w{number}")
+        udev.hold = {dev: threading.Event() for dev in hanging}
+        scan = asyncio.create_task(found.scan())
+        while "sdz" not in udev.asked:
+            assert not scan.done()
+            await asyncio.sleep(0.01)
+        assert set(hanging) <= set(udev.asked)
+        for hold in udev.hold.values():
+            hold.set()
+        assert len(await scan) == 21
+
+    run(tmp_path, scene, read_timeout_s=60)

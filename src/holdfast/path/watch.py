@@ -144,7 +144,8 @@ class MapWatch:
     def overdue(self) -> int:
         """Paths whose check should have begun `LATE_S` ago."""
         before = self._loop.time() - LATE_S
-        return sum((self._agenda.due_of(path) or math.inf) < before for path in self.map.paths)
+        due = [self._agenda.due_of(path) for path in self.map.paths]
+        return sum(at is not None and at < before for at in due)
 
     @property
     def checks_under_way(self) -> int:
@@ -184,7 +185,10 @@ class MapWatch:
             self._set_alarm()
 
     def _set_alarm(self) -> None:
-        due = min(self._agenda.next_due() or math.inf, self._checks.next_guard_s, self._next_deadline())
+        due = min(self._checks.next_guard_s, self._next_deadline())
+        check_due = self._agenda.next_due()
+        if check_due is not None and check_due < due:
+            due = check_due
         if due == math.inf:
             self._alarm_at = due
             self._alarm.forget(self)

@@ -13,7 +13,7 @@ from typing import Final
 
 from holdfast.path.control.format import Format, Rendering
 from holdfast.path.control.grammar import Command, Request, ended
-from holdfast.path.control.json_text import map_json, maps_json
+from holdfast.path.control.json_text import map_json, maps_json, paths_json
 from holdfast.path.control.listings import daemon_text, devices_text, status_text
 from holdfast.path.control.operations import Operations, Refused
 from holdfast.path.control.rows import MapRow, Snapshot
@@ -71,6 +71,9 @@ class Commands:
 
     def _paths_raw(self, text: str) -> Answer:
         return Format(text, PATHS[self._release]).raw(self._snapshot().paths)
+
+    def _paths_json(self) -> Answer:
+        return paths_json(self._snapshot().paths)
 
     def _path(self, name: str) -> Answer:
         return ended(device_state(self._operations.find_path(device_name(name))))
@@ -169,6 +172,7 @@ class Commands:
         Command.LIST_PATHS_FORMAT: _paths_table,
         Command.LIST_PATHS_RAW: _paths_raw,
         Command.LIST_PATH: _path,
+        Command.LIST_PATHS_JSON: _paths_json,
         Command.LIST_MAPS: _maps_table,
         Command.LIST_STATUS: _status,
         Command.LIST_DAEMON: _daemon,

@@ -34,7 +34,9 @@ MAX_THREADS: Final = 256
 MAX_HUNG: Final = 1
 """Overdue calls for one device; while they are, it is not asked again."""
 MAX_PARALLEL: Final = 16
-"""Devices that a scan reads at a time."""
+"""Devices that a scan reads at a time, without those that are slow."""
+SLOW_S: Final = 0.25
+"""A device that takes longer gives its place to another one: many that hang must not add up."""
 RECEIVE_BATCH: Final = 256
 """Events that one turn of the loop takes from the kernel."""
 HANDED_OUT: Final = 128
@@ -149,13 +151,18 @@ class Discovery:
         limit = asyncio.Semaphore(MAX_PARALLEL)
 
         async def one(dev: str) -> PathInfo | None:
-            async with limit:
-                try:
-                    return await self.read(dev)
-                except ReadTimeout:
-                    known = self._known.get(dev)
-                    _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
-                    return known
+            await limit.acquire()
+            place = _Place(limit)
+            timer = self._loop.call_later(SLOW_S, place.give_up)
+            try:
+                return await self.read(dev)
+            except ReadTimeout:
+                known = self._known.get(dev)
+                _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
+                return known
+            finally:
+                timer.cancel()
+                place.give_up()
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(dev)) for dev in names]
@@ -244,6 +251,8 @@ class Discovery:
             if not answer.done():
                 answer.cancel()
                 lane.abandon(job)
+                if lane.is_idle:
+                    self._lanes.pop(name, None)  # It never had a thread.
 
     # Events.
 
@@ -300,6 +309,18 @@ class Discovery:
             self._monitor.close()
             self._monitor = None
         self._pool.close()
+
+
+class _Place:
+    """Among those that are read at a time; given up once."""
+
+    def __init__(self, limit: asyncio.Semaphore) -> None:
+        self._limit: asyncio.Semaphore | None = limit
+
+    def give_up(self) -> None:
+        if self._limit is not None:
+            self._limit.release()
+            self._limit = None
 
 
 def _uid_attrs(config: Config) -> str:

@@ -217,7 +217,8 @@ class LibUdevMonitor:
         try:
             properties = _properties(self._lib, device)
             action = _decoded(self._lib.udev_device_get_action(device))
-            dev = _decoded(self._lib.udev_device_get_sysname(device))
+            # Where the kernel's name has a `!`, the library has a `/`.
+            dev = _decoded(self._lib.udev_device_get_sysname(device)).replace("/", "!")
         finally:
             self._lib.udev_device_unref(device)
         if not action or not dev:

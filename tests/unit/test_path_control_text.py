@@ -11,7 +11,7 @@ import pytest
 from holdfast.path.control.client import command_line
 from holdfast.path.control.format import MAX_WIDTH, Format, finish
 from holdfast.path.control.grammar import Command, CommandError, Grammar
-from holdfast.path.control.json_text import map_json, maps_json
+from holdfast.path.control.json_text import map_json, maps_json, paths_json
 from holdfast.path.control.rows import GroupRow, MapRow, PathRow, Snapshot
 from holdfast.path.control.topology import topology
 from holdfast.path.control.wildcards import MAPS, PATHS, progress, size_text
@@ -184,6 +184,7 @@ def test_json_of_any_names(release: tuple[int, int, int]) -> None:
     path = msgspec.structs.replace(PATH, dev=odd, checker=odd, host_wwnn=odd)
     row = MapRow(odd, odd, vendor=odd, product=odd, features=odd, groups=(GroupRow(odd, 1, odd, paths=(path,)),))
     shown = odd.replace("\udcff", "\ufffd")
+    assert json.loads(finish(paths_json([path])))["paths"][0]["path"] == shown
     for text in (finish(maps_json([row, MAP], release)), finish(map_json(row, release))):
         text.encode()
         read = json.loads(text)
@@ -198,6 +199,19 @@ def test_topology_of_a_map_named_by_its_wwid_and_without_paths() -> None:
     assert head == "reload: 36000 undef ##,##"
     assert size == "size=0.0K features='0' hwhandler='0' wp=rw"
     assert finish(topology([row], [], bold=True)).startswith("\x1b[1m")
+
+
+def test_names_from_storage_cannot_forge_lines() -> None:
+    odd = "A\n\x1b[2J\udcffé"
+    row = msgspec.structs.replace(MAP, vendor=odd, features=odd)
+    path = msgspec.structs.replace(PATH, vendor=odd)
+    texts = (
+        finish(topology([row], [])),
+        finish(Format("%v%f", MAPS[NEW]).table([row])),
+        finish(Format("%s", PATHS[NEW]).raw([path])),
+    )
+    assert [text.count("\n") for text in texts] == [2, 2, 1]
+    assert all("A\\x0a\\x1b[2J\\xffé" in text for text in texts)
 
 
 def test_groups_of_a_topology() -> None:

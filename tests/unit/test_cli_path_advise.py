@@ -56,7 +56,7 @@ def test_all_ends_before_a_renewal_is_late(fire: int) -> None:
 def test_what_is_advised_contradicts_nothing(
     io: int, tmp_path: Path, no_disks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The text that is printed, read as a configuration, on a host with an array whose own entry queues for ever."""
+    """What is printed, read as a configuration, on a host with an array whose own entry queues for ever."""
     device = no_disks / "sda" / "device"
     device.mkdir(parents=True)
     (device / "vendor").write_text("NETAPP  \n")

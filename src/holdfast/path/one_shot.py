@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from holdfast.path import checkers
 from holdfast.path.checkers.base import NO_DESCRIPTOR, Checker, CheckerContext, CheckResult
+from holdfast.path.probe_io import wait_for_end
 from holdfast.path.sg_io import SgPath
 from holdfast.path.states import PathState
 from holdfast.storage.errors import StorageError
@@ -23,6 +24,8 @@ from holdfast.storage.threads import Job, Lane, ThreadPool
 
 GUARD_S: Final = 1.0
 """A checker that has not returned so long after its timeout is TIMEOUT."""
+END_S: Final = 0.5
+"""How long the closing of devices is waited for."""
 MIN_TIMEOUT_S: Final = 0.001
 ASKS_SCSI: Final = frozenset({"tur", "readsector0", "rdac", "emc_clariion", "hp_sw", "cciss_tur"})
 """Built-in checkers that want a descriptor for commands. Those of others get one if the device can be opened."""
@@ -58,6 +61,7 @@ async def check_devices(names: Sequence[str], checker_name: str, timeout_s: floa
     try:
         return list(await asyncio.gather(*(_check(name, checker_name, make, timeout_s, pool) for name in names)))
     finally:
+        await wait_for_end(END_S)
         pool.close()
 
 

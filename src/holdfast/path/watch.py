@@ -295,7 +295,7 @@ class MapWatch:
         return (
             result.state is path.state
             and (path.state is PathState.UP or path.state is PathState.GHOST)
-            and path.dm_state is DmState.ACTIVE
+            and (path.dm_state is DmState.ACTIVE or not self.map.groups)
             and self._loop.time() < self._look_at
         )
 

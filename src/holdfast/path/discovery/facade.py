@@ -31,8 +31,6 @@ from holdfast.storage.threads import Job, Lane, ThreadPool
 READ_TIMEOUT_S: Final = 10.0
 """For all that is read of one device. SCSI error handling may take longer; it goes on without us."""
 MAX_THREADS: Final = 256
-MAX_HUNG: Final = 1
-"""Overdue calls for one device; while they are, it is not asked again."""
 MAX_PARALLEL: Final = 16
 """Devices that a scan reads at a time, without those that are slow."""
 SLOW_S: Final = 0.25
@@ -122,6 +120,8 @@ class Discovery:
         self._nodes = nodes
         self._pool = pool or ThreadPool(self._loop, MAX_THREADS)
         self._lanes: dict[str, Lane] = {}
+        self._overdue: dict[str, Job] = {}
+        """Calls that missed their deadline and have not come back: what they are for is not asked again before."""
         self._timeout_s = read_timeout_s
         self._excluded: dict[str, str] = {}
         self._known: dict[str, PathInfo] = {}
@@ -151,7 +151,6 @@ class Discovery:
         limit = asyncio.Semaphore(MAX_PARALLEL)
 
         async def one(dev: str) -> PathInfo | None:
-            await limit.acquire()
             place = _Place(limit)
             timer = self._loop.call_later(SLOW_S, place.give_up)
             try:
@@ -165,7 +164,10 @@ class Discovery:
                 place.give_up()
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(dev)) for dev in names]
+            tasks = []
+            for dev in names:
+                await limit.acquire()  # Given up by `one`. Thousands of tasks at once would hold up the loop.
+                tasks.append(group.create_task(one(dev)))
         there = frozenset(names)
         for gone in [dev for dev in self._known if dev not in there]:
             del self._known[gone]
@@ -226,6 +228,8 @@ class Discovery:
                 return error
 
         def done(result: object) -> None:
+            if self._overdue.get(name) is job:
+                del self._overdue[name]
             if lane.is_idle:
                 self._lanes.pop(name, None)
             if answer.done():
@@ -235,24 +239,28 @@ class Discovery:
             else:
                 answer.set_result(result)  # type: ignore[arg-type]
 
-        lane = self._lanes.setdefault(name, Lane(self._pool))
-        if lane.abandoned >= MAX_HUNG:
+        if name in self._overdue:
             raise ReadTimeout(errno.ETIMEDOUT, "an earlier call still hangs", name)
+        lane = self._lanes.setdefault(name, Lane(self._pool))
         job = Job(call, done)
         try:
             lane.run(job)
         except BlockingIOError as error:
             raise ReadTimeout(error.errno, "too many calls hang", name) from error
+        is_overdue = False
         try:
             return await asyncio.wait_for(asyncio.shield(answer), self._timeout_s)
         except TimeoutError:
+            is_overdue = True
             raise ReadTimeout(errno.ETIMEDOUT, f"no answer in {self._timeout_s:g} s", name) from None
         finally:
             if not answer.done():
                 answer.cancel()
-                lane.abandon(job)
-                if lane.is_idle:
-                    self._lanes.pop(name, None)  # It never had a thread.
+                had_thread = not lane.abandon(job)
+                if had_thread and is_overdue:
+                    self._overdue[name] = job
+                elif lane.is_idle:
+                    self._lanes.pop(name, None)
 
     # Events.
 

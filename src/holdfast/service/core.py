@@ -7,7 +7,8 @@ answers with `Spawned` or `SpawnFailed` before it looks at the next output.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+import heapq
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from holdfast.service import events
@@ -44,9 +45,11 @@ class Core:
         members: Callable[[str], Members],
         holds: Holds,
         on_failure_each_round: bool = True,
+        hosted: Container[str] = (),
     ) -> None:
         """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
-        OnFailure= only when no restart follows, as 252.
+        OnFailure= only when no restart follows, as 252. `hosted`: types of units that the shell brings up and
+        down (`Activate`, `Deactivate`, answered by `report`); others without processes are up at once.
         """
         self.graph = graph
         self.jobs = Jobs(graph)
@@ -55,7 +58,11 @@ class Core:
         self._members = members
         self._holds = holds
         self._each_round = on_failure_each_round
+        self._hosted = hosted
         self._simple: dict[str, Active] = {}
+        self._agenda: list[tuple[int, str]] = []
+        """A heap of machines' deadlines."""
+        self._listed: dict[str, int] = {}
         self._now = 0
 
     # From outside.
@@ -82,11 +89,10 @@ class Core:
     def elapse(self, now: int) -> None:
         """Handle all deadlines up to `now`."""
         self._now = now
-        for unit, machine in list(self.machines.items()):
-            if machine.deadline <= now:
-                self._take(unit, machine.handle(Elapsed(), now))
-        for job in self.jobs:
-            if job.deadline <= now:
+        for unit in self._due(now):
+            self._take(unit, self.machines[unit].handle(Elapsed(), now))
+        for job in self.jobs.expired(now):
+            if self.jobs.get(job.unit) is job:
                 self._put(job.unit, Log(f"Job {job.unit}/{job.type.value} timed out.", 4))
                 self._finish(job, JobResult.TIMEOUT)
                 file = self.graph.unit(job.unit).file
@@ -94,13 +100,87 @@ class Core:
                     self._put(job.unit, events.Emergency(file.unit.job_timeout_action, "job timed out"))
         self._run_jobs()
 
+    def report(self, unit: str, active: Active, now: int) -> None:
+        """A unit of a hosted type is up, down or failed."""
+        self._now = now
+        old = self._simple.get(unit, Active.INACTIVE)
+        self._simple[unit] = active
+        self._progress(unit, old, active, False)
+        self._run_jobs()
+
+    def cancel(self, job: Job, now: int) -> None:
+        """`systemctl cancel`: the job goes, whatever its unit does."""
+        self._now = now
+        self._finish(job, JobResult.CANCELED)
+        self._run_jobs()
+
+    def use(self, graph: Graph, now: int) -> None:
+        """All unit files were read again (12.6): states, jobs and processes stay; changed settings hold from now
+        on, soft watchdogs begin anew.
+        """
+        self._now = now
+        self.graph = graph
+        self.jobs.use(graph)
+        for unit, machine in self.machines.items():
+            file = graph.unit(unit).file
+            if file is not None and file.service is not None:
+                machine.use(file, now)
+            self._list(unit)
+        self._run_jobs()
+
+    def postpone_watchdogs(self, until: Callable[[str, int], int], now: int) -> None:
+        """Before `elapse`: soft watchdogs that would expire now may get more time; `until` (unit, time of its
+        last ping) says until when.
+        """
+        for unit in [unit for at, unit in self._agenda if at <= now]:
+            machine = self.machines.get(unit)
+            if machine is not None and machine.run.watchdog_deadline <= now:
+                machine.run.watchdog_deadline = max(
+                    machine.run.watchdog_deadline, until(unit, machine.run.watchdog_timestamp)
+                )
+
+    def forget(self, unit: str) -> None:
+        """A unit is unloaded; it must be down, and without a job."""
+        self.machines.pop(unit, None)
+        self._simple.pop(unit, None)
+
     @property
     def deadline(self) -> int:
         """When `elapse` is due next."""
-        return min(
-            (*(machine.deadline for machine in self.machines.values()), *(job.deadline for job in self.jobs)),
-            default=INFINITY,
-        )
+        while self._agenda:
+            at, unit = self._agenda[0]
+            machine = self.machines.get(unit)
+            if machine is not None and machine.deadline == at:
+                return min(at, self.jobs.deadline)
+            heapq.heappop(self._agenda)
+            self._listed.pop(unit, None)
+            self._list(unit)
+        return self.jobs.deadline
+
+    def _list(self, unit: str) -> None:
+        """Put a unit's deadline on the agenda, unless an earlier entry stands there: that is corrected when it
+        comes up, so that a service that pings all the time has one entry.
+        """
+        machine = self.machines.get(unit)
+        if machine is not None and machine.deadline < self._listed.get(unit, INFINITY):
+            self._listed[unit] = machine.deadline
+            heapq.heappush(self._agenda, (machine.deadline, unit))
+
+    def _due(self, now: int) -> list[str]:
+        """The units whose deadline has passed, the earliest first."""
+        units = []
+        while self._agenda and self._agenda[0][0] <= now:
+            at, unit = heapq.heappop(self._agenda)
+            if self._listed.get(unit) == at:
+                del self._listed[unit]
+            machine = self.machines.get(unit)
+            if machine is None:
+                continue
+            if machine.deadline <= now:
+                units.append(unit)
+            else:
+                self._list(unit)
+        return list(dict.fromkeys(units))
 
     def active(self, unit: str) -> Active:
         """A unit's active state."""
@@ -117,13 +197,8 @@ class Core:
         self.outputs.append(Output(unit, what))
 
     def _run_jobs(self) -> None:
-        progress = True
-        while progress:
-            progress = False
-            for job in self.jobs:
-                if self.jobs.get(job.unit) is job and self.jobs.may_run(job):
-                    self._begin(job)
-                    progress = True
+        while (job := self.jobs.next_to_run()) is not None:
+            self._begin(job)
 
     def _begin(self, job: Job) -> None:
         self.jobs.begin(job, self._now)
@@ -167,6 +242,9 @@ class Core:
                 return
         if machine is not None:
             self._take(job.unit, machine.handle(events.Start(), self._now))
+        elif unit.type in self._hosted and unit.file is not None:
+            self._simple[job.unit] = Active.ACTIVATING
+            self._put(job.unit, events.Activate())
         else:
             self._set_simple(job.unit, Active.ACTIVE)
 
@@ -176,6 +254,9 @@ class Core:
             self._down(job)
         elif machine is not None:
             self._take(job.unit, machine.handle(events.Stop(job.type is JobType.RESTART), self._now))
+        elif job.unit.rpartition(".")[2] in self._hosted:
+            self._simple[job.unit] = Active.DEACTIVATING
+            self._put(job.unit, events.Deactivate())
         else:
             self._set_simple(job.unit, Active.INACTIVE)
 
@@ -189,7 +270,7 @@ class Core:
     def _down(self, job: Job) -> None:
         """Its unit is down: a stop is done, a restart becomes a start."""
         if job.type is JobType.RESTART:
-            job.type, job.running, job.blocked = JobType.START, False, False
+            self.jobs.turned(job, JobType.START)
         else:
             self._finish(job, JobResult.DONE)
 
@@ -213,6 +294,7 @@ class Core:
     # What services do.
 
     def _take(self, unit: str, actions: list[Action]) -> None:
+        self._list(unit)
         for action in actions:
             if isinstance(action, Answer):
                 self._answered(unit, action.word)
@@ -228,6 +310,7 @@ class Core:
                 waiting = self.jobs.get(unit)
                 if waiting is not None:
                     waiting.blocked = False
+                    self.jobs.examine(waiting)
                 self._queue(unit, JobType.START, "replace" if action.direct else "restart-dependencies")
             elif isinstance(action, events.PropagateReload):
                 for other in self.graph.of(unit, "PropagatesReloadTo"):
@@ -268,6 +351,7 @@ class Core:
         asked_to_stop = job is not None and job.type in (JobType.STOP, JobType.RESTART)
         if job is not None:
             job.blocked = False
+            self.jobs.examine(job)
             if job.running or job.type is JobType.VERIFY_ACTIVE:
                 self._job_progress(job, new)
         if new is old:

@@ -316,7 +316,17 @@ class StoreFds:
     remove: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Bring a unit up that has no processes of its own (socket, timer, path), and report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """Take it down, and report."""
+
+
 Action = (
     Spawn | Kill | Log | Changed | Answer | ReloadDone | PropagateReload | ScheduleRestart | Emergency
-    | ReadPidFile | Cleanup | StoreFds
+    | ReadPidFile | Cleanup | StoreFds | Activate | Deactivate
 )  # fmt: skip

@@ -72,7 +72,7 @@ class Core:
         self._now = now
         plan = build(self.graph, self.states(), self.jobs.installed(), unit, wanted, mode, by_user)
         for line in plan.log:
-            self._put(plan.anchor, Log(line, 4))
+            self._put(plan.anchor, Log(line, 7 if line.startswith("Cannot add dependency") else 4))
         anchor, ended = self.jobs.install(plan, now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
         self._run_jobs()

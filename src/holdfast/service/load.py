@@ -236,9 +236,7 @@ class UnitFiles:
         wants, requires, upholds = (self.pulled(found.name, kind) for kind in ("wants", "requires", "upholds"))
         return Unit(found.name, state, file, wants, requires, upholds)
 
-    def closure(
-        self, names: list[str], known: Container[str] = ()
-    ) -> tuple[dict[str, Unit], dict[str, str]]:
+    def closure(self, names: list[str], known: Container[str] = ()) -> tuple[dict[str, Unit], dict[str, str]]:
         """Units with all that they refer to, and the aliases among the names; without those that are known."""
         units: dict[str, Unit] = {}
         aliases: dict[str, str] = {}

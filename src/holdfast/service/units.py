@@ -36,7 +36,8 @@ BUILT_IN_TARGETS: Final = tuple(
     f"{name}.target"
     for name in (
         "sysinit", "basic", "multi-user", "graphical", "default", "sockets", "timers", "paths", "shutdown",
-        "reboot", "poweroff", "halt", "kexec", "exit", "network", "network-online", "network-pre", "local-fs", "remote-fs",
+        "reboot", "poweroff", "halt", "kexec", "exit", "network", "network-online", "network-pre", "local-fs",
+        "remote-fs",
         "nss-lookup", "nss-user-lookup", "time-set", "time-sync", "syslog", "umount", "rescue", "emergency",
         "final", "getty",
     )
@@ -114,7 +115,7 @@ class Graph:
         self.warnings: list[str] = []
         self._defaults = defaults
         self._user = user
-        self._aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
         self._edges: dict[str, dict[str, dict[str, None]]] = {}
         self.add(units.values(), aliases or {})
 
@@ -124,7 +125,7 @@ class Graph:
         """
         added = list(units)
         self.units.update((unit.name, unit) for unit in added)
-        self._aliases.update(aliases)
+        self.aliases.update(aliases)
         for unit in added:
             for kind, other in self._own(unit):
                 self._add(unit.name, kind, self.resolve(other))
@@ -148,7 +149,7 @@ class Graph:
 
     def aliases_of(self, name: str) -> list[str]:
         """Other names of a unit."""
-        return [alias for alias, own in self._aliases.items() if own == name]
+        return [alias for alias, own in self.aliases.items() if own == name]
 
     def kinds(self, name: str) -> Iterable[str]:
         """The kinds of dependencies that a unit has."""
@@ -156,7 +157,7 @@ class Graph:
 
     def resolve(self, name: str) -> str:
         """The unit that a name or alias means."""
-        return self._aliases.get(name, name)
+        return self.aliases.get(name, name)
 
     def unit(self, name: str) -> Unit:
         """A unit, `not-found` when nobody knows it."""

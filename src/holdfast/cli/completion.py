@@ -1,7 +1,7 @@
 """`holdfast completion`: shell completion, written out from the parsers.
 
-At a TAB nothing of Holdfast runs, except where a lockspace or a lease is expected: then the daemon is asked for
-the names that it knows (`cli.names`), and none are offered when it does not answer at once.
+At a TAB nothing of Holdfast runs, except where a lockspace, lease or unit is expected: then its daemon is asked
+for the names that it knows (`cli.names`), and none are offered when it does not answer at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from holdfast.cli.commands import COMMANDS, Entry, load
 from holdfast.cli.output import NAMES_OF, Parser
 
 EPILOG = """\
-`holdfast completion spaces` and `holdfast completion leases` print the names that the daemon knows: the scripts
-use them where a lockspace or a lease is expected.
+`holdfast completion spaces`, `leases` and `units` print the names that the daemons know: the scripts use them
+where a lockspace, a lease or a unit is expected.
 
 exit codes: 0 printed, 2 wrong usage
 
@@ -26,7 +26,7 @@ examples:
   holdfast completion fish > ~/.config/fish/completions/holdfast.fish
 """
 SHELLS = ("bash", "zsh", "fish")
-NAMES = ("spaces", "leases")
+NAMES = ("spaces", "leases", "units")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,6 +27,8 @@ SYSTEM_PATH: Final = (
     "/usr/lib/systemd/system",
 )
 """Highest priority first."""
+ETC: Final = "/etc/systemd/system"
+RUN: Final = "/run/systemd/system"
 MAX_ENTRIES: Final = 65536
 """Of one directory; the rest is not seen."""
 MAX_LINKS: Final = 16
@@ -96,6 +98,11 @@ class UnitFiles:
             target = self.find(name).name
             if target != name:
                 self._aliases.setdefault(target, []).append(name)
+
+    def config(self, runtime: bool = False) -> str:
+        """Where links are made that enable units: systemd's place, or the first directory of another path."""
+        usual = RUN if runtime else ETC
+        return usual if usual in self.directories else self.directories[0]
 
     def at(self, path: str) -> str:
         """A path below the root."""

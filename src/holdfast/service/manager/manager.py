@@ -43,7 +43,9 @@ class Host(Protocol):
     """Who starts, signals and watches processes (`service/process/host.py`, or a test's)."""
 
     def perform(self, unit: str, file: UnitFile, action: Action) -> None:
-        """One process action. A `Spawn` is answered with Spawned or SpawnFailed before this returns."""
+        """One process action. A `Spawn` is answered with Spawned or SpawnFailed, at once or soon: until then the
+        unit gets no other action, and none of its events reach the rules.
+        """
         ...
 
     def members(self, unit: str) -> Members:
@@ -104,6 +106,8 @@ class Manager:
         self._armed = INFINITY
         self._pumping = False
         self._watchers: list[Callable[[], None]] = []
+        self._held: dict[str, list[Output | Event]] = {}
+        """By unit whose process is being started: what has to wait for the answer, in order."""
         self._collectable: set[str] = set()
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
@@ -176,13 +180,34 @@ class Manager:
 
     def deliver(self, unit: str, event: Event) -> None:
         """Something happened to a service."""
+        held = self._held.get(unit)
+        if isinstance(event, events.Spawned | events.SpawnFailed):
+            self._deliver(unit, event)
+            if self._held.pop(unit, None) is not None and held is not None:
+                self._release(unit, held)
+        elif held is not None:
+            # It is about the time before the answer, or about the process that the answer will name.
+            held.append(event)
+            return
+        else:
+            self._deliver(unit, event)
+        self._pump()
+
+    def _deliver(self, unit: str, event: Event) -> None:
         now = self.now()
         if isinstance(event, events.Spawned):
             self.history(unit).spawned(event.pid, now_at(now))
         elif isinstance(event, events.Exited):
             self.history(unit).exited(event.pid, event.death, now_at(now))
         self.core.deliver(unit, event, now)
-        self._pump()
+
+    def _release(self, unit: str, held: list[Output | Event]) -> None:
+        """The answer is there: actions that waited for it come before everything else of the unit."""
+        outputs = [one for one in held if isinstance(one, Output)]
+        self.core.outputs.extendleft(reversed(outputs))
+        for one in held:
+            if not isinstance(one, Output):
+                self.deliver(unit, one)
 
     def report(self, unit: str, active: Active, sub: str = "", result: str = "") -> None:
         """Of a socket, timer or path: its state now."""
@@ -248,7 +273,12 @@ class Manager:
         self._pumping = True
         try:
             while self.core.outputs:
-                self._carry_out(self.core.outputs.popleft())
+                output = self.core.outputs.popleft()
+                held = self._held.get(output.unit)
+                if held is None or isinstance(output.what, JobDone):
+                    self._carry_out(output)
+                else:
+                    held.append(output)
         finally:
             self._pumping = False
         self._collect()
@@ -278,6 +308,7 @@ class Manager:
             log.error("%s: no settings, %s not done", unit, type(action).__name__)
             return
         if isinstance(action, Spawn):
+            self._held[unit] = []
             self.history(unit).asked_for(Ran(action.role, action.command, action.main))
         try:
             self.host.perform(unit, file, action)

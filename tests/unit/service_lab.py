@@ -131,8 +131,7 @@ class Lab:
 
     async def close(self) -> None:
         await self.life.close()
-        await self.manager.host.close()
-        self.manager.close()
+        await self.manager.close()
 
     async def ask(self, verb: str, *units: str, privileged: bool = True, **fields: Any) -> dict[str, Any]:
         """As a client of the control socket; a refusal as its reply."""

@@ -129,8 +129,11 @@ PATH_CONFIG: dict[str, Entry] = {
     "check": Entry("find mistakes in multipath.conf, show which values hold", "holdfast.cli.path_config:check"),
 }
 
-PATH: dict[str, Entry] = {
-    "config": Entry("multipath.conf", group=PATH_CONFIG),
+PATH_QUEUEING: dict[str, Entry] = {
+    "status": Entry("which maps queue I/O without a path", "holdfast.cli.path_queueing:status"),
+    "disable": Entry("let I/O without a path fail", "holdfast.cli.path_queueing:disable"),
+    "restore": Entry("queue as multipath.conf says", "holdfast.cli.path_queueing:restore"),
+    "at-exit": Entry("whether maps queue when the daemon has ended", "holdfast.cli.path_queueing:at_exit"),
 }
 
 SERVICE: dict[str, dict[str, Entry]] = {
@@ -198,12 +201,38 @@ first steps:
   holdfast service restart nginx
 """
 
+PATH: dict[str, dict[str, Entry]] = {
+    "look": {
+        "show": Entry("paths, maps and their state; --watch: live", "holdfast.cli.path_show"),
+        "topology": Entry("maps with their groups and paths", "holdfast.cli.path_show:topology"),
+    },
+    "change": {
+        "fail": Entry("take paths out of use", "holdfast.cli.path_change:fail"),
+        "reinstate": Entry("take paths into use again", "holdfast.cli.path_change:reinstate"),
+        "queueing": Entry("what becomes of I/O to maps without any path", group=PATH_QUEUEING),
+        "reconfigure": Entry("read multipath.conf anew", "holdfast.cli.path_change:reconfigure"),
+    },
+    "set up": {
+        "config": Entry("multipath.conf", group=PATH_CONFIG),
+        "daemon": Entry("run the path daemon (multipathd-compatible)", "holdfast.cli.path_daemon"),
+        "units": Entry("unit files for systemd", "holdfast.cli.path_units"),
+    },
+}
+
+PATH_FIRST_STEPS = """\
+first steps:
+  holdfast path config check           is multipath.conf right?
+  holdfast path show                   which paths are there, and how are they?
+  holdfast path show --watch 2         live
+  holdfast path topology               maps with their paths
+"""
+
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
     "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
-    "path": Entry("paths of dm-multipath: the configuration", group=PATH),
+    "path": Entry("the path daemon: paths of dm-multipath", sections=PATH, first_steps=PATH_FIRST_STEPS),
     "service": Entry(
         "the supervisor: systemd's unit files, without systemd", sections=SERVICE, first_steps=SERVICE_FIRST_STEPS
     ),

@@ -14,14 +14,17 @@ from holdfast.leased import wire
 PATIENCE_S = 0.5
 MAX_BYTES = 4 << 20
 UP_TO_LOCKSPACES = 3
+_PATH_LISTS = {"paths": "show paths raw format %d", "maps": "show maps raw format %n"}
 
 
 def known_names(kind: str) -> list[str]:
     """`spaces`: lockspaces that are joined; `leases`: SPACE: of each, and SPACE:RESOURCE of what is held here;
-    `units`: those that the supervisor has loaded.
+    `paths` and `maps` of the path daemon; `units`: those that the supervisor has loaded.
     """
+    if kind in _PATH_LISTS:
+        return _printable(_from_path_daemon(kind))
     if kind == "units":
-        return _units()
+        return _printable(_units())
     try:
         items = wire.decode_status_items(_status(UP_TO_LOCKSPACES if kind == "spaces" else 4))
     except (OSError, ValueError):
@@ -34,8 +37,23 @@ def known_names(kind: str) -> list[str]:
             f"{item.resource.lockspace_name}:{item.resource.name}" for item in items if item.resource is not None
         }
         names = [f"{space}:" for space in spaces] + sorted(held)
-    # Shells split what they get at blanks, and control characters would reach the terminal.
+    return _printable(names)
+
+
+def _printable(names: list[str]) -> list[str]:
+    """Shells split what they get at blanks, and control characters would reach the terminal."""
     return [name for name in names if name.isprintable() and " " not in name]
+
+
+def _from_path_daemon(kind: str) -> list[str]:
+    from holdfast.cli.path_asking import ask
+    from holdfast.cli.refusal import Refusal
+
+    try:
+        reply = ask(_PATH_LISTS[kind], patience_s=PATIENCE_S)
+    except Refusal:
+        return []
+    return [] if reply == "ok\n" else [line.strip() for line in reply.splitlines()]
 
 
 def _status(sections: int) -> bytes:

@@ -8,7 +8,7 @@ from holdfast.cli.output import Parser, bounded
 
 EPILOG = """\
 Starts UNIT..., else default.target. As PID 1 of a container: SIGTERM, SIGINT and SIGRTMIN+3 stop all units in
-order. With --main the manager ends with that unit, in order too, and with its exit status: what `docker run` wants.
+order. With --main the manager ends with that unit, in order too, and with its exit status.
 
 It reads the unit files of systemd's search path. sysinit.target and what belongs to the boot of a machine are
 built in and empty, unless --whole-boot is given: a container, and a host that somebody else has booted, need no

@@ -18,16 +18,16 @@ COMPATIBLE: Final = 252
 
 _WITH_VALUE: Final = frozenset(
     (
-        "type", "state", "property", "job-mode", "lines", "output", "signal", "kill-whom", "kill-who", "root", "what",
-        "preset-mode", "check-inhibitors", "legend", "message", "timestamp", "run-dir", "image",
+        "type", "state", "property", "job-mode", "lines", "output", "signal", "kill-whom", "kill-who", "root",
+        "what", "preset-mode", "check-inhibitors", "legend", "message", "timestamp", "run-dir", "image",
     )
 )  # fmt: skip
 _WITHOUT: Final = frozenset(
     (
-        "all", "full", "reverse", "after", "before", "no-block", "wait", "quiet", "failed", "no-legend", "no-pager",
-        "plain", "value", "force", "now", "runtime", "system", "no-reload", "no-ask-password", "no-wall", "dry-run",
-        "recursive", "show-types", "show-transaction", "with-dependencies", "global", "marked", "read-only", "mkdir",
-        "no-warn", "version", "help", "user", "ignore-inhibitors",
+        "all", "full", "reverse", "after", "before", "no-block", "wait", "quiet", "failed", "no-legend", "plain",
+        "no-pager", "value", "force", "now", "runtime", "system", "no-reload", "no-ask-password", "no-wall",
+        "dry-run", "recursive", "show-types", "show-transaction", "with-dependencies", "global", "marked", "mkdir",
+        "read-only", "no-warn", "version", "help", "user", "ignore-inhibitors",
     )
 )  # fmt: skip
 _SHORT: Final = {

@@ -58,7 +58,8 @@ def unit_properties(manager: Manager, name: str) -> dict[str, str]:
     if unit.type == "service":
         found.update(_service(manager, unit.name, file, history))
     elif unit.type in ("socket", "timer", "path"):
-        found["Result"] = history.result or "success"
+        trigger = core.triggers.get(unit.name)
+        found["Result"] = trigger.result.value if trigger else "success"
     found["Id"] = unit.name
     found["Names"] = " ".join([unit.name, *core.graph.aliases_of(unit.name)])
     for kind in DEPENDENCIES:

@@ -129,8 +129,7 @@ async def _life(options: ManagerOptions, place: Place, system: System, on_ready:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
             await life.close()
-            await manager.host.close()
-            manager.close()
+            await manager.close()
             try:
                 os.unlink(options.control_path)
             except OSError:

@@ -73,9 +73,6 @@ class History:
     condition_at: Instant = NEVER
     condition_result: bool = False
     assert_result: bool = False
-    sub: str = ""
-    """Sub-state of a unit without processes; empty: by its active state."""
-    result: str = ""
     asked: Ran | None = None
     """The command whose start is being answered."""
     commands: list[Ran] = field(default_factory=list)

@@ -8,13 +8,14 @@ Who waits for a job holds a future; who watches holds a bounded queue (`Feed`).
 from __future__ import annotations
 
 import asyncio
+import datetime
 import logging
 import os
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from holdfast.service import events
-from holdfast.service.core import Core, Output
+from holdfast.service.core import Core, Output, local_time
 from holdfast.service.events import Action, Active, Changed, Emergency, Event, Kill, Log, Spawn, State, active_of
 from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
@@ -28,7 +29,8 @@ from holdfast.service.queue import Job, JobDone
 from holdfast.service.run import Members
 from holdfast.service.settings import Condition, UnitFile
 from holdfast.service.transaction import TransactionError
-from holdfast.service.units import triggered_unit
+from holdfast.service.triggers.machine import active_of as trigger_active_of
+from holdfast.service.triggers.messages import Open, OpenFailed, Serve, TriggerAction, TriggerEvent
 from holdfast.timespan import INFINITY
 
 log = logging.getLogger(__name__)
@@ -58,20 +60,22 @@ class Host(Protocol):
 
 
 class Triggers(Protocol):
-    """Who listens, counts time and watches paths for sockets, timers and paths."""
+    """Who listens, and watches paths and the wall clock (`service/triggers/host.py`)."""
 
-    types: frozenset[str]
-
-    def activate(self, unit: str, file: UnitFile) -> None:
-        """Bring it up; answered by `Manager.report`, now or later."""
+    def perform(self, unit: str, file: UnitFile, action: TriggerAction) -> None:
+        """One action of a socket, timer or path."""
         ...
 
-    def deactivate(self, unit: str) -> None:
-        """Take it down; answered likewise."""
+    def watch_clock(self, timer: str, on: bool) -> None:
+        """Tell this timer when the wall clock is set."""
         ...
 
-    def service_changed(self, unit: str, triggered_by: tuple[str, ...], active: Active) -> None:
-        """A unit that is triggered by these has another active state."""
+    def instance_gone(self, service: str) -> None:
+        """An instance that served a connection is down."""
+        ...
+
+    async def close(self) -> None:
+        """Nothing listens any more."""
         ...
 
 
@@ -88,6 +92,7 @@ class Manager:
         holds: Callable[[Condition, bool], bool],
         place: Place = Place.BESIDE,
         make_triggers: Callable[[Manager], Triggers] | None = None,
+        wall: Callable[[], datetime.datetime] = local_time,
     ) -> None:
         """`holds` answers conditions."""
         self.loader = loader
@@ -106,14 +111,14 @@ class Manager:
         self._armed = INFINITY
         self._pumping = False
         self._watchers: list[Callable[[], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, list[Output | Event]] = {}
         """By unit whose process is being started: what has to wait for the answer, in order."""
         self._collectable: set[str] = set()
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
-        types = self.triggers.types if self.triggers else frozenset[str]()
-        self.core = Core(loader.graph, self.host.members, holds, hosted=types)
+        self.core = Core(loader.graph, self.host.members, holds, wall=wall, startup=self.now())
 
     # Time.
 
@@ -209,24 +214,15 @@ class Manager:
             if not isinstance(one, Output):
                 self.deliver(unit, one)
 
-    def report(self, unit: str, active: Active, sub: str = "", result: str = "") -> None:
-        """Of a socket, timer or path: its state now."""
-        history = self.history(unit)
-        old = self.core.active(unit)
-        history.sub, history.result = sub, result
-        now = self.now()
-        history.changed(old, active, now_at(now))
-        self.core.report(unit, active, now)
-        self._published(unit)
+    def deliver_trigger(self, unit: str, event: TriggerEvent) -> None:
+        """Something happened to a socket, timer or path."""
+        self.core.deliver(unit, event, self.now())
         self._pump()
 
     def reset_failed(self, unit: str) -> None:
         """Failed becomes inactive, counters are cleared."""
-        machine = self.core.machines.get(unit)
-        if machine is not None:
-            self.deliver(unit, events.ResetFailed())
-        elif self.core.active(unit) is Active.FAILED:
-            self.report(unit, Active.INACTIVE)
+        self.core.deliver(unit, events.ResetFailed(), self.now())
+        self._pump()
 
     def kill(self, unit: str, signal: int, whom: str = "all") -> None:
         """`systemctl kill`: `main`, `control` or `all`. ProcessLookupError: there is nobody."""
@@ -297,8 +293,10 @@ class Manager:
             self._changed(unit, what)
         elif isinstance(what, Emergency):
             self.emergency(what.action, what.reason, what.exit_status)
-        elif isinstance(what, events.Activate | events.Deactivate):
+        elif isinstance(what, TriggerAction):
             self._trigger(unit, what)
+            if isinstance(what, Serve):
+                self.serve(what.unit)
         elif not isinstance(what, events.ScheduleRestart | events.ReloadDone | events.PropagateReload):
             self._perform(unit, what)
 
@@ -318,17 +316,34 @@ class Manager:
             if isinstance(action, Spawn):
                 self.deliver(unit, events.SpawnFailed(str(error)))
 
-    def _trigger(self, unit: str, what: events.Activate | events.Deactivate) -> None:
+    def _trigger(self, unit: str, what: TriggerAction) -> None:
         file = self.core.graph.unit(unit).file
+        if self.triggers is None or file is None:
+            return
+        try:
+            self.triggers.perform(unit, file, what)
+        except Exception as error:
+            log.exception("%s: %s", unit, type(what).__name__)
+            if isinstance(what, Open):
+                self.deliver_trigger(unit, OpenFailed(str(error)))
+
+    def serve(self, instance: str) -> None:
+        """Start an instance for a connection, once it is loaded."""
+        task = self._loop.create_task(self._serve(instance))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, instance: str) -> None:
         assert self.triggers is not None
         try:
-            if isinstance(what, events.Deactivate):
-                self.triggers.deactivate(unit)
-            elif file is not None:
-                self.triggers.activate(unit, file)
-        except Exception:
-            log.exception("%s: %s", unit, type(what).__name__)
-            self.report(unit, Active.FAILED, "failed", "resources")
+            await self.ensure([instance])
+            self.request(instance, JobType.START)
+        except TransactionError as error:
+            self.say(instance, f"Failed to queue service startup job: {error}", 4)
+            self.triggers.instance_gone(instance)
+            return
+        if self.core.active(instance).is_down:
+            self.triggers.instance_gone(instance)
 
     def _job_done(self, done: JobDone) -> None:
         for waiter in self._waiters.pop(done.id, ()):
@@ -346,13 +361,14 @@ class Manager:
 
     def _changed(self, unit: str, change: Changed) -> None:
         machine = self.core.machines.get(unit)
-        idle = machine is not None and machine.run.service.type == "idle"
-        old, new = active_of(change.old, idle), active_of(change.new, idle)
+        if unit in self.core.triggers:
+            old, new = trigger_active_of(change.old), trigger_active_of(change.new)
+        else:
+            idle = machine is not None and machine.run.service.type == "idle"
+            old, new = active_of(change.old, idle), active_of(change.new, idle)
         history = self.history(unit)
         history.changed(old, new, now_at(self.now()))
-        if machine is None:
-            history.sub = "active" if new is Active.ACTIVE else ""
-        elif change.new.is_starting and (change.old.is_dead or change.old is State.AUTO_RESTART):
+        if change.new.is_starting and (change.old.is_dead or change.old is State.AUTO_RESTART):
             history.commands.clear()
             history.condition_result = history.assert_result = True
             history.condition_at = history.state_change
@@ -367,10 +383,14 @@ class Manager:
         self._published(unit)
 
     def _tell_triggers(self, unit: str, active: Active) -> None:
-        if self.triggers is not None:
-            triggered_by = self.core.graph.of(unit, "TriggeredBy")
-            if triggered_by:
-                self.triggers.service_changed(unit, triggered_by, active)
+        """What the shell of sockets and timers has to know; their rules are told by the core."""
+        if self.triggers is None:
+            return
+        file = self.core.graph.unit(unit).file
+        if file is not None and file.timer is not None:
+            self.triggers.watch_clock(unit, not active.is_down)
+        elif active.is_down and file is not None and file.name.is_instance:
+            self.triggers.instance_gone(unit)
 
     def _published(self, unit: str) -> None:
         if self.feed.is_watched:
@@ -412,9 +432,9 @@ class Manager:
         machine = self.core.machines.get(unit)
         if machine is not None:
             return machine.state.value
-        history = self.histories.get(unit)
-        if history is not None and history.sub:
-            return history.sub
+        trigger = self.core.triggers.get(unit)
+        if trigger is not None:
+            return trigger.state.value
         return {Active.ACTIVE: "active", Active.FAILED: "failed"}.get(self.core.active(unit), "dead")
 
     def say(self, unit: str, text: str, level: int = 6, bare: bool = False) -> None:
@@ -453,11 +473,6 @@ class Manager:
                  "OnSuccessOf")  # fmt: skip
         return any(self.core.graph.of(unit, kind) for kind in kinds)
 
-    def triggered(self, unit: str) -> str:
-        """What a socket, timer or path starts; empty: nothing."""
-        file = self.core.graph.unit(unit).file
-        return triggered_unit(file) if file is not None else ""
-
     def living(self) -> dict[str, frozenset[int]]:
         """Units with processes, and these."""
         found = {}
@@ -467,8 +482,14 @@ class Manager:
                 found[unit] = pids
         return found
 
-    def close(self) -> None:
-        """No timer, no waiter is left."""
+    async def close(self) -> None:
+        """No process host, no listening socket, no timer, no waiter is left."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.triggers is not None:
+            await self.triggers.close()
+        await self.host.close()
         if self._timer is not None:
             self._timer.cancel()
         for waiters in self._waiters.values():

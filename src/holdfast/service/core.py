@@ -15,7 +15,7 @@ from holdfast.service import events
 from holdfast.service.agenda import Agenda
 from holdfast.service.conditions import unmet
 from holdfast.service.events import Action, Active, Answer, Changed, Elapsed, Log, State
-from holdfast.service.exit_status import Result
+from holdfast.service.exit_status import Code, Result, signal_name
 from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
 from holdfast.service.queue import Job, JobDone, Jobs
@@ -118,6 +118,10 @@ class Core:
                 if file is not None and file.unit.job_timeout_action != "none":
                     self._put(job.unit, events.Emergency(file.unit.job_timeout_action, "job timed out"))
         self._run_jobs()
+
+    def variables(self, unit: str) -> Mapping[str, str]:
+        """For the processes of a unit that another one triggered."""
+        return self._variables.get(unit, {})
 
     def cancel(self, job: Job, now: int) -> None:
         """`systemctl cancel`: the job goes, whatever its unit does."""
@@ -447,7 +451,10 @@ class Core:
             return
         self._put(unit, Log(f"Triggering {kind}= dependencies.", 6))
         mode = file.unit.on_failure_job_mode if kind == "OnFailure" else file.unit.on_success_job_mode
+        machine = self.machines.get(unit)
         for other in others:
+            if machine is not None and self.active(other).is_down:
+                self._variables[other] = _monitored(machine)
             self._queue(other, JobType.START, mode)
 
     def _queue(self, unit: str, wanted: JobType, mode: str) -> str:
@@ -460,3 +467,15 @@ class Core:
         _, ended = self.jobs.install(plan, self._now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
         return ""
+
+
+def _monitored(machine: Machine) -> dict[str, str]:
+    """What a unit of OnFailure= or OnSuccess= is told of the one that ended (spec 5.6)."""
+    run = machine.run
+    told = {"MONITOR_UNIT": run.name, "MONITOR_SERVICE_RESULT": run.result.value}
+    death = run.main_death
+    if death is not None:
+        exited = death.code is Code.EXITED
+        told["MONITOR_EXIT_CODE"] = death.code.word
+        told["MONITOR_EXIT_STATUS"] = str(death.status) if exited else signal_name(death.status)
+    return told

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import importlib
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from holdfast import notify
 from holdfast.service.conditions import answer
 from holdfast.service.control.server import ControlServer, listen
 from holdfast.service.control.verbs import Verbs
-from holdfast.service.events import Event
 from holdfast.service.manager import liveness
 from holdfast.service.manager.emergency import Place, System, find_place, system_for
 from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
 from holdfast.service.manager.loading import Loader
-from holdfast.service.manager.manager import Host, Manager
+from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
+from holdfast.service.manager.shell import Shell
 from holdfast.service.manager_conf import load_defaults
 from holdfast.service.settings import Condition
 
@@ -70,17 +69,6 @@ def run_daemon(options: ManagerOptions, on_ready: Callable[[], None] = lambda: N
         os.close(lock)
 
 
-def process_host(options: ManagerOptions, place: Place) -> Callable[[Callable[[str, Event], None]], Host]:
-    """Makes who starts and watches processes."""
-    module: Any = importlib.import_module("holdfast.service.process.host")
-
-    def make(deliver: Callable[[str, Event], None]) -> Host:
-        host: Host = module.ProcessHost(deliver, run_dir=options.run_dir)
-        return host
-
-    return make
-
-
 async def _life(options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None]) -> int:
     defaults, complaints = await asyncio.to_thread(load_defaults, options.root)
     for complaint in complaints:
@@ -100,7 +88,9 @@ async def _life(options: ManagerOptions, place: Place, system: System, on_ready:
     def holds(condition: Condition, asserted: bool) -> bool:
         return answer(condition, asserted, view, lambda text: log.warning("%s", text))
 
-    manager = Manager(loader, process_host(options, place), holds, place)
+    shell = Shell(options)
+    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers)
+    await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:
         manager.say(*line)

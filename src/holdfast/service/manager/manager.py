@@ -70,6 +70,10 @@ class Triggers(Protocol):
         """Tell this timer when the wall clock is set."""
         ...
 
+    def handed_over(self, service: str) -> None:
+        """A connection's instance has its process: the connection is its own now."""
+        ...
+
     def instance_gone(self, service: str) -> None:
         """An instance that served a connection is down."""
         ...
@@ -291,6 +295,8 @@ class Manager:
             self._job_done(what)
         elif isinstance(what, Changed):
             self._changed(unit, what)
+            if unit in self.core.machines:
+                self._perform(unit, what)
         elif isinstance(what, Emergency):
             self.emergency(what.action, what.reason, what.exit_status)
         elif isinstance(what, TriggerAction):
@@ -315,6 +321,8 @@ class Manager:
             log.exception("%s: %s", unit, type(action).__name__)
             if isinstance(action, Spawn):
                 self.deliver(unit, events.SpawnFailed(str(error)))
+        if isinstance(action, Spawn) and action.main and self.triggers is not None:
+            self.triggers.handed_over(unit)
 
     def _trigger(self, unit: str, what: TriggerAction) -> None:
         file = self.core.graph.unit(unit).file

@@ -10,6 +10,7 @@ from holdfast.service.load import SYSTEM_PATH
 
 RUN_DIR: Final = "/run/holdfast"
 CONTROL_NAME: Final = "service.sock"
+NOTIFY_NAME: Final = "notify"
 LOCK_NAME: Final = "service.lock"
 DEFAULT_TARGET: Final = "default.target"
 

@@ -26,15 +26,21 @@ EXIT_CODES = {
     "not-applicable": EXIT_NOT_RUNNING,
 }
 """By the kind of a refusal; others are 1. They are systemctl's."""
+WITHOUT_UNITS = frozenset(
+    (
+        "list-units", "list-jobs", "list-unit-files", "is-system-running", "cancel", "daemon-reload",
+        "get-default", "service-watchdogs", "exit", "reboot", "poweroff", "halt",
+    )
+)  # fmt: skip
 CODES_TEXT = """\
-exit codes, those of systemctl: 0 done, 1 a job failed, 2 wrong usage, 3 not running, 4 refused or unknown,
-5 no such unit
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 not running, 4 refused or unknown, 5 no such unit (systemctl's)
 """
 
 
 def service_parser(verb: str, description: str, examples: str = "", codes: str = CODES_TEXT) -> Parser:
     """A parser with what all commands have."""
-    epilog = codes + (f"\nexamples:\n{examples}" if examples else "")
+    examples = examples or f"  holdfast service {verb}{'' if verb in WITHOUT_UNITS else ' nginx'}\n"
+    epilog = f"{codes}\nexamples:\n{examples}"
     made = Parser(f"service {verb}", description, epilog)
     made.add_argument(
         "--run-dir",

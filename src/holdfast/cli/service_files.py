@@ -305,7 +305,8 @@ def get_default_run(arguments: argparse.Namespace) -> int:
 
 def set_default_parser() -> argparse.ArgumentParser:
     """Options and help of `set-default`."""
-    made = service_parser("set-default", "Set the unit that the manager starts first.")
+    example = "  holdfast service set-default multi-user.target\n"
+    made = service_parser("set-default", "Set the unit that the manager starts first.", example)
     made.add_argument("-q", "--quiet", action="store_true", help="say nothing")
     _add_files(made)
     made.add_argument("target", metavar="TARGET")

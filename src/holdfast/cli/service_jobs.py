@@ -52,7 +52,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     made = service_parser(verb, description, examples)
     made.add_argument("--no-block", action="store_true", help="do not wait for the end of the jobs")
     if verb != "isolate":
-        made.add_argument("--job-mode", choices=MODES, default="replace", help="what becomes of jobs in the way")
+        made.add_argument(
+            "--job-mode", choices=MODES, default="replace", metavar="MODE", help="what becomes of jobs in the way"
+        )
     made.add_argument("-q", "--quiet", action="store_true", help="say nothing when it is done")
     made.add_argument("--json", action="store_true", help="machine-readable output")
     add_units(made)

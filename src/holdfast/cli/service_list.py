@@ -11,6 +11,7 @@ from holdfast.cli.service_asking import (
     EXIT_OK,
     add_units,
     connect,
+    program,
     refused,
     service_parser,
     unit_name,
@@ -90,6 +91,8 @@ def _print_units(rows: list[dict[str, Any]], arguments: argparse.Namespace, filt
     ]
     if not table and legend:
         print("0 loaded units listed." + ("" if filtered or arguments.all else _HINT))
+        if not filtered:
+            print(f"To show all installed unit files use '{program(arguments)} list-unit-files'.")
         return
     margin = "" if arguments.plain else "  "
     if legend:
@@ -104,7 +107,8 @@ def _print_units(rows: list[dict[str, Any]], arguments: argparse.Namespace, filt
             print("JOB    = Pending job for the unit.")
         print(f"{len(rows)} loaded units listed." + ("" if filtered or arguments.all else _HINT))
         if not filtered:
-            print("To show all installed unit files use 'systemctl list-unit-files'.")
+            command = program(arguments)
+            print(f"To show all installed unit files use '{command} list-unit-files'.")
 
 
 _HINT = " Pass --all to see loaded but inactive units, too."

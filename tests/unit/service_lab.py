@@ -53,6 +53,12 @@ class ProbeHost(World):
     def members(self, unit: str) -> Members:
         return self._members(unit)
 
+    def invocation_id(self, unit: str) -> str:
+        return ""
+
+    def stored_fds(self, unit: str) -> int:
+        return 0
+
     async def close(self) -> None:
         self.closed = True
 

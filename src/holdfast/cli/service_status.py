@@ -112,9 +112,11 @@ def unit_lines(one: dict[str, Any], systemctl: bool = False) -> list[str]:
     lines += _tree(one)
     if not systemctl:
         lines += [f"    Outlook: {text}" for text in outlook_lines(one)]
-    if one["lines"]:
+    began = one["timestamps"]["run_began"] if systemctl else 0  # systemctl shows the last run only.
+    said = [line for line in one["lines"] if line["at"] >= began]
+    if said:
         lines.append("")
-        lines += [f"{_moment(line['at'])} {printable(line['text'])}" for line in one["lines"]]
+        lines += [f"{_moment(line['at'])} {printable(line['text'])}" for line in said]
     return lines
 
 

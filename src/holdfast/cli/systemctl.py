@@ -123,7 +123,7 @@ def translate(options: list[tuple[str, str | None]], words: list[str], known: se
         option = f"--{_RENAMED.get(name, name)}"
         if option in known:
             made.append(option if value is None else f"{option}={value}")
-    return [*made, "--", *words]
+    return [*made, "--", *words] if words else made
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ DEPENDENCIES: Final = (
     "OnSuccessOf", "OnFailure", "OnFailureOf", "Triggers", "TriggeredBy", "PropagatesReloadTo",
     "ReloadPropagatedFrom", "PropagatesStopTo", "StopPropagatedFrom",
 )  # fmt: skip
+_SPECIAL: Final = frozenset(" \t\n\"\\`$*?['()<>|&;!")
 _LISTS: Final = (
     ("ExecCondition", Role.CONDITION, "exec_condition"),
     ("ExecStartPre", Role.START_PRE, "exec_start_pre"),
@@ -83,7 +84,7 @@ def _unit(manager: Manager, name: str, file: UnitFile | None, history: History) 
     settings = file.unit if file else None
     job = manager.core.jobs.get(name)
     found = {
-        "Documentation": " ".join(settings.documentation) if settings else "",
+        "Documentation": " ".join(map(_quoted, settings.documentation)) if settings else "",
         "Description": settings.description if settings and settings.description else name,
         "ActiveState": manager.core.active(name).value,
         "FreezerState": "running",
@@ -168,6 +169,10 @@ def _service(manager: Manager, name: str, file: UnitFile | None, history: Histor
         "MainPID": str(run.main_pid if run and run.main_alive else 0),
         "ControlPID": str(run.control_pid if run else 0),
         "FileDescriptorStoreMax": str(settings.file_descriptor_store_max),
+        "NFileDescriptorStore": str(manager.host.stored_fds(name)),
+        "InvocationID": manager.host.invocation_id(name),
+        "RootDirectoryStartOnly": yes(settings.root_directory_start_only),
+        "NonBlocking": yes(settings.non_blocking),
         "StatusText": run.status_text if run else "",
         "StatusErrno": str(run.status_errno if run else 0),
         "Result": result_word(run),
@@ -245,6 +250,15 @@ def _execution(file: UnitFile) -> dict[str, str]:
         "CPUUsageNSec": NOT_SET,
         "Environment": " ".join(_quoted(f"{key}={value}") for key, value in exec_.environment),
         "UMask": f"{exec_.umask:04o}",
+        "RuntimeDirectoryPreserve": exec_.runtime_directory_preserve,
+        "RuntimeDirectoryMode": f"{exec_.runtime_directory_mode:04o}",
+        "StateDirectoryMode": f"{exec_.state_directory_mode:04o}",
+        "CacheDirectoryMode": f"{exec_.cache_directory_mode:04o}",
+        "LogsDirectoryMode": f"{exec_.logs_directory_mode:04o}",
+        "ConfigurationDirectoryMode": f"{exec_.configuration_directory_mode:04o}",
+        "SyslogLevelPrefix": yes(exec_.syslog_level_prefix),
+        "TTYReset": yes(exec_.tty_reset),
+        "TTYVHangup": yes(exec_.tty_vhangup),
         "WorkingDirectory": exec_.working_directory,
         "RootDirectory": exec_.root_directory,
         "OOMScoreAdjust": str(exec_.oom_score_adjust or 0),
@@ -270,7 +284,7 @@ def _execution(file: UnitFile) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text
+    return f'"{text}"' if _SPECIAL & set(text) else text
 
 
 def manager_properties(manager: Manager, extra: Callable[[], dict[str, str]] = dict) -> dict[str, str]:

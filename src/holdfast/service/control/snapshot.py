@@ -89,6 +89,7 @@ def status(manager: Manager, name: str, lines: int) -> dict[str, Any]:
         "triggers": list(manager.core.graph.of(name, "Triggers")),
         "timestamps": {
             "state_change": history.state_change.real,
+            "run_began": history.inactive_exit.real,
             "active_enter": history.active_enter.real,
             "active_exit": history.active_exit.real,
             "duration_usec": _duration(history),

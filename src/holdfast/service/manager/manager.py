@@ -54,6 +54,14 @@ class Host(Protocol):
         """The unit's view of its processes."""
         ...
 
+    def invocation_id(self, unit: str) -> str:
+        """Of the current or last run; empty: none yet."""
+        ...
+
+    def stored_fds(self, unit: str) -> int:
+        """How many descriptors are kept for the unit."""
+        ...
+
     async def close(self) -> None:
         """No process of a unit is left to look after."""
         ...

@@ -200,7 +200,7 @@ class Control:
 
     def list_devices(self) -> list[Listed]:
         """All devices, whoever made them."""
-        header = Header(version=dm_wire.VERSION_POLL)
+        header = Header(version=dm_wire.VERSION_POLL, flags=Flag.UUID)  # Without it the kernel tells no uuids.
         return dm_wire.decode_list(self._call(Command.LIST_DEVICES, header, room=dm_wire.FIRST_BUFFER))
 
     def info(self, name: str) -> Info:

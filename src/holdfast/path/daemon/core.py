@@ -170,6 +170,10 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         """One was asked for and has not begun."""
         return bool(self._waiting)
 
+    def stalled(self) -> str | None:
+        """Who should drive checks and does not, in one line for the log; None: all is well."""
+        return self._parts.watches.stalled()
+
     def progress(self) -> int:
         """Steps of configurations done so far: that it grows shows that nothing hangs."""
         return self._shared.progress

@@ -134,9 +134,10 @@ class Settler:
                 occasion = both(occasion, Occasion(occasion.why, reconfigured=True))
         if known is None:
             return await self._new_map(wwid, occasion)
-        if known.left_alone and not self._is_wanted_again(known):
-            if all(shared.registry.of_record(path) is not None for path in known.record.paths):
-                return True  # Only devices that are gone are let go of.
+        # Of one that is left alone, only devices that are gone are let go of.
+        is_whole = all(shared.registry.of_record(path) is not None for path in known.record.paths)
+        if known.left_alone and not self._is_wanted_again(known) and is_whole:
+            return True
         if known.kernel.last is None:
             with contextlib.suppress(OSError):
                 await known.kernel.read_map(known.record.name)

@@ -198,7 +198,7 @@ class Settler:
             path.refused = ""
 
     def _is_wanted_again(self, known: KnownMap) -> bool:
-        """A map that is left alone since all its paths are excluded has got one that is not: it goes on with that."""
+        """A map that is left alone since all its paths are excluded has got one that is not: that one is used."""
         shared = self._shared
         paths = shared.registry.with_wwid(known.wwid)
         excluded = [path for path in paths if path.info.dev in shared.discovery.excluded]

@@ -11,18 +11,19 @@ import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from holdfast.path.conf import Config
 from holdfast.path.conf_resolve import Subject, resolve
 from holdfast.path.discovery import identity, kernel_timeouts
-from holdfast.path.discovery.device import ask_if_running
+from holdfast.path.discovery.device import ask_node, needs_asking
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.kernel_timeouts import Wish
 from holdfast.path.discovery.netlink import EventsLost
 from holdfast.path.discovery.reading import complete
 from holdfast.path.discovery.sysfs import Tree, read_brief, sysfs_state
-from holdfast.path.discovery.udev import Monitor, Udev, open_udev
+from holdfast.path.discovery.udev import Monitor, Udev, UdevRecord, open_udev
 from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE, RESCAN, Uevent, UeventQueue, is_map_name
 from holdfast.path.records import Log
 from holdfast.path.states import PathState
@@ -155,9 +156,13 @@ class Discovery:
             timer = self._loop.call_later(SLOW_S, place.give_up)
             try:
                 return await self.read(dev)
-            except ReadTimeout:
+            except Exception as error:  # one disk must not cost the others
                 known = self._known.get(dev)
-                _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
+                became = "kept as it was" if known else "left out"
+                if isinstance(error, ReadTimeout):
+                    _log.warning("%s: no answer from sysfs, %s", dev, became)
+                else:
+                    _log.exception("%s: cannot be read, %s", dev, became)
                 return known
             finally:
                 timer.cancel()
@@ -176,8 +181,13 @@ class Discovery:
         return [info for task in tasks if (info := task.result()) is not None]
 
     async def read(self, dev: str, *, fallback: bool = False) -> PathInfo | None:
-        config, tree, udev, nodes = self._config, self._tree, self._udev, self._nodes
-        info, reason = await self._in_thread(dev, lambda: _read(dev, config, tree, udev, nodes, fallback))
+        config, tree, udev = self._config, self._tree, self._udev
+        found = await self._in_thread(dev, lambda: _look(dev, config, tree, udev))
+        info, reason = found.info, found.reason
+        if info is not None:
+            if found.needs_asking:
+                info = await self._ask(info, found.is_rdac_configured)
+            info, reason = _decide(found, info, config, fallback)
         if reason:
             self._excluded[dev] = reason
         else:
@@ -188,6 +198,15 @@ class Discovery:
             if info.wwid_source == "sysfs" and (before is None or before.wwid != info.wwid):
                 _log.warning("%s: uid = %s (sysfs)", dev, info.wwid)
         return info
+
+    async def _ask(self, info: PathInfo, rdac: bool) -> PathInfo:
+        """With what only the device knows; one that does not answer has what sysfs has."""
+        node = os.path.join(self._nodes, info.dev.replace("!", "/"))
+        try:
+            return await self._in_thread(f"{info.dev} asked", lambda: ask_node(info, node, rdac))
+        except ReadTimeout:
+            _log.warning("%s: no answer to INQUIRY", info.dev)
+            return info
 
     async def retrigger(self, dev: str, action: str = CHANGE) -> bool:
         if action not in (ADD, CHANGE):
@@ -346,30 +365,45 @@ def _uid_attrs(config: Config) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _read(
-    dev: str, config: Config, tree: Tree, udev: Udev, nodes: str, fallback: bool
-) -> tuple[PathInfo | None, str]:
-    """In a thread: the disk, or why it is none of ours (empty: it is gone)."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What sysfs and udev know of a disk."""
+
+    info: PathInfo | None = None
+    reason: str = ""
+    """Why it is none of ours; empty without `info`: it is gone."""
+    record: UdevRecord | None = None
+    attribute: str = ""
+    is_rdac_configured: bool = False
+    needs_asking: bool = False
+
+
+def _look(dev: str, config: Config, tree: Tree, udev: Udev) -> _Found:
+    """In a thread. The device itself is not asked."""
     info = read_brief(dev, tree)
     if info is None:
-        return None, ""
+        return _Found()
     if info.is_hidden:
-        return None, "hidden"
+        return _Found(reason="hidden")
     by_name = identity.excluded_by_name(config, dev)
     if by_name.excluded:
-        return None, by_name.text
+        return _Found(reason=by_name.text)
     info = complete(info, tree)
     if info.is_usb and not config.default("allow_usb_devices").value:
-        return None, "USB device (allow_usb_devices is off)"
+        return _Found(reason="USB device (allow_usb_devices is off)")
     devices = identity.hardware_entries(config, info)
     attribute = identity.uid_attribute(config, info, devices)
     has_udev = udev.is_active()
     record = udev.read(dev) if has_udev else None
     info = identity.with_udev(info, record, attribute, has_udev)
-    subject = Subject(devices=devices, protocol=info.protocol)
-    rdac = resolve(config, "path_checker", subject).value == "rdac"
-    info = ask_if_running(info, os.path.join(nodes, dev.replace("!", "/")), rdac)
-    properties = record.properties if record is not None else {}
-    info = identity.with_wwid(info, attribute, properties, fallback=fallback)
-    verdict = identity.excluded(config, info, record, attribute)
+    checker = resolve(config, "path_checker", Subject(devices=devices, protocol=info.protocol)).value
+    rdac = checker == "rdac"
+    return _Found(info, "", record, attribute, rdac, needs_asking(info, rdac))
+
+
+def _decide(found: _Found, info: PathInfo, config: Config, fallback: bool) -> tuple[PathInfo | None, str]:
+    """The disk with its WWID, or why it is none of ours."""
+    properties = found.record.properties if found.record is not None else {}
+    info = identity.with_wwid(info, found.attribute, properties, fallback=fallback)
+    verdict = identity.excluded(config, info, found.record, found.attribute)
     return (None, verdict.text) if verdict.excluded else (info, "")

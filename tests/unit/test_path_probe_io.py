@@ -14,7 +14,7 @@ import pytest
 from holdfast.path import probe_io as probes
 from holdfast.path.checkers.base import CheckerContext, CheckResult
 from holdfast.path.checkers.directio import DirectioChecker
-from holdfast.path.probe_io import KernelProbeIo, probe_io
+from holdfast.path.probe_io import KernelProbeIo, probe_io, wait_for_end
 from holdfast.path.states import PathState
 from holdfast.storage import POOL, aio
 from holdfast.storage.aio import AioEngine
@@ -50,9 +50,8 @@ def run(scene: Callable[[KernelProbeIo], object]) -> None:
     async def main() -> None:
         io = probe_io()
         await scene(io)  # type: ignore[misc]
-        async with asyncio.timeout(LONG_S):
-            while not io._closed:
-                await asyncio.sleep(0.001)
+        await wait_for_end(LONG_S)
+        assert io.has_ended.is_set()
 
     asyncio.run(main())
 

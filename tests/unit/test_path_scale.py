@@ -224,7 +224,7 @@ def test_maps_that_are_due_in_the_same_second_wake_the_loop_once() -> None:
 
     async def scene(loop: Counting) -> None:
         dm = FakeDm()
-        labs = [EventLab(dm=dm, name="mpatha" if n == 0 else f"m{n}", position=0, maps=1) for n in range(200)]
+        labs = [EventLab(dm=dm, name="mpatha" if n == 0 else f"m{n}", position=n, maps=1) for n in range(200)]
         dm.on_event = None
         tasks = [asyncio.create_task(lab.watch.run()) for lab in labs]
         await asyncio.sleep(12)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from holdfast.path.checkers.base import NO_DESCRIPTOR, NOT_AVAILABLE, BeginsChecks, Checker, CheckResult
+from holdfast.path.checkers.base import NO_DESCRIPTOR, NOT_AVAILABLE, Checker, CheckResult, begin_of
 from holdfast.path.checks import END_S
 from holdfast.path.daemon.registry import Registry
 from holdfast.path.daemon.world import MakeChecker
@@ -61,8 +61,9 @@ class KeptChecker:
                 _log.debug("%s: checker %s: %s", self._record.dev, self._record.checker_name, error)
                 self._tell(CheckResult(PathState.WILD, NO_DESCRIPTOR))
                 return
-        if isinstance(self._inner, BeginsChecks):
-            self._inner.begin(timeout_s, self._tell)
+        begin = begin_of(self._inner)
+        if begin is not None:
+            begin(timeout_s, self._tell)
         else:
             name = f"check {self._record.dev}"
             self._task = asyncio.get_running_loop().create_task(self._run(self._inner, timeout_s), name=name)

@@ -1,4 +1,4 @@
-"""Limits and scheduling of the path daemon (spec path 5.5): what is asked for, and what the manager has set already."""
+"""Limits and scheduling of the path daemon (spec path 5.5): what is asked for, what stays."""
 
 from __future__ import annotations
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from holdfast.path.checkers.base import DOWN, UP, CheckResult
 from holdfast.path.conf import Config
@@ -22,102 +21,29 @@ from holdfast.path.daemon.options import PathOptions
 from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.wishes import Deeds
 from holdfast.path.discovery.info import PathInfo
+from holdfast.path.discovery.uevents import CHANGE, Uevent
 from holdfast.path.dm import DeviceMapper, DmError
 from holdfast.path.path_settings import PathSettings
 from holdfast.path.records import Path
-from holdfast.path.states import PathState
+from holdfast.testing.fake_discovery import FakeDiscovery
 from holdfast.testing.fake_dm import FakeCalls, FakeDm
-from tests.unit.path_lab import Storage
+from holdfast.testing.virtual_loop import run_virtual
+from tests.unit.path_lab import Storage, table_of
 
 SIZE = 131072
 GREEDY = "defaults {\nfind_multipaths greedy\npolling_interval 2\nmax_polling_interval 8\n"
 
 
-@dataclass(frozen=True)
-class Event:
-    """A uevent."""
-
-    action: str
-    dev: str
-    dev_t: str = ""
-    properties: Mapping[str, str] = field(default_factory=dict)
-    merged: Sequence[Event] = ()
-
-    @property
-    def is_rescan(self) -> bool:
-        return self.action == "rescan"
-
-    @property
-    def is_map(self) -> bool:
-        return self.dev.startswith("dm-")
-
-    @property
-    def map_wwid(self) -> str:
-        uuid = self.properties.get("DM_UUID", "")
-        return uuid.removeprefix("mpath-") if uuid.startswith("mpath-") else ""
-
-    @property
-    def failed_path(self) -> str:
-        return self.properties.get("DM_PATH", "") if self.properties.get("DM_ACTION") == "PATH_FAILED" else ""
+MULTIBUS = GREEDY + "path_grouping_policy multibus\n"
 
 
-class Disks:
-    """`world.Discovery` in memory."""
+def virtual(scene: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's scene in virtual time."""
 
-    def __init__(self) -> None:
-        self.infos: dict[str, PathInfo] = {}
-        self.excluded: dict[str, str] = {}
-        self.states: dict[str, PathState] = {}
-        self.retriggered: list[tuple[str, str]] = []
-        self.hanging: set[str] = set()
-        self._queue: deque[Event] = deque()
-        self._arrived = asyncio.Event()
+    async def main() -> None:
+        await scene()
 
-    @property
-    def queued_events(self) -> int:
-        return len(self._queue)
-
-    def use(self, config: Config) -> None:
-        pass
-
-    def start(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def send(self, event: Event) -> None:
-        self._queue.append(event)
-        self._arrived.set()
-
-    async def scan(self) -> list[PathInfo]:
-        await asyncio.sleep(0)
-        return [info for info in self.infos.values() if info.dev not in self.excluded]
-
-    async def read(self, dev: str, *, fallback: bool = False) -> PathInfo | None:
-        await asyncio.sleep(0)
-        if dev in self.hanging:
-            raise TimeoutError(110, "no answer")
-        found = self.infos.get(dev)
-        if found is None or dev in self.excluded:
-            return None
-        if fallback and not found.wwid and found.vpd_data:
-            return replace(found, wwid=found.vpd_data, wwid_source="sysfs")
-        return found
-
-    async def events(self) -> AsyncIterator[Event]:
-        while True:
-            self._arrived.clear()
-            while self._queue:
-                yield self._queue.popleft()
-            await self._arrived.wait()
-
-    async def retrigger(self, dev: str, action: str = "change") -> bool:
-        self.retriggered.append((dev, action))
-        return dev in self.infos
-
-    def sysfs_state(self, info: PathInfo) -> PathState:
-        return self.states.get(info.dev, PathState.UP) if info.dev in self.infos else PathState.REMOVED
+    run_virtual(main())
 
 
 class DaemonLab:
@@ -138,7 +64,7 @@ class DaemonLab:
         self.loop = asyncio.get_running_loop()
         self.dm = FakeDm() if dm is None else dm
         self.with_dm = with_dm
-        self.disks = Disks()
+        self.disks = FakeDiscovery()
         self.storage: dict[str, Storage] = {}
         self.conf = conf
         self.states: list[str] = []
@@ -187,7 +113,7 @@ class DaemonLab:
         return self.storage[info.dev]
 
     def _name_of(self, dev_t: str) -> str:
-        return next((info.dev for info in self.disks.infos.values() if info.dev_t == dev_t), "")
+        return next((info.dev for info in self.disks.disks.values() if info.dev_t == dev_t), "")
 
     async def __aenter__(self) -> DaemonLab:
         await self.daemon.start()
@@ -210,7 +136,7 @@ class DaemonLab:
                 if self.udev_answers and found.live is not None and found.uuid not in self._seen_maps:
                     self._seen_maps.add(found.uuid)
                     self.disks.send(
-                        Event("change", f"dm-{found.minor}", f"253:{found.minor}", {"DM_UUID": found.uuid})
+                        Uevent(CHANGE, f"dm-{found.minor}", f"253:{found.minor}", {"DM_UUID": found.uuid})
                     )
             self._seen_maps &= {found.uuid for found in self.dm.maps.values()}
 
@@ -234,6 +160,13 @@ class DaemonLab:
         if self._task is not None and self._task.done():
             self._task.result()
 
+    def make_in_kernel(self, name: str, wwid: str, groups: list[list[str]], size: int = SIZE) -> None:
+        """A map that is there before the daemon is."""
+        self.dm.create(name, f"mpath-{wwid}")
+        self.dm.load(name, size, table_of(*[[self.disks.disks[dev].dev_t for dev in group] for group in groups]))
+        self.dm.resume(name)
+        self.dm.log.clear()
+
     # Devices.
 
     def plug(self, dev: str, wwid: str, *, size: int = SIZE, silently: bool = False, **more: object) -> PathInfo:
@@ -247,32 +180,23 @@ class DaemonLab:
             **more,  # type: ignore[arg-type]
         )
         self._minors += 1
-        self.disks.infos[dev] = info
         self.storage[dev] = Storage(self.loop)
-        if not silently:
-            self.disks.send(Event("add", dev, info.dev_t))
+        self.disks.add(info, silently=silently)
         return info
 
     def unplug(self, dev: str, *, silently: bool = False) -> None:
-        info = self.disks.infos.pop(dev)
-        self.storage[dev].answer = DOWN
-        self.dm.broken.add(info.dev_t)
-        if not silently:
-            self.disks.send(Event("remove", dev, info.dev_t))
-
-    def change(self, dev: str, **changes: object) -> None:
-        self.disks.infos[dev] = replace(self.disks.infos[dev], **changes)  # type: ignore[arg-type]
-        self.disks.send(Event("change", dev, self.disks.infos[dev].dev_t))
+        self.kill(dev)
+        self.disks.remove(dev, silently=silently)
 
     def kill(self, *devs: str) -> None:
         for dev in devs:
             self.storage[dev].answer = DOWN
-            self.dm.broken.add(self.disks.infos[dev].dev_t)
+            self.dm.broken.add(self.disks.disks[dev].dev_t)
 
     def mend(self, *devs: str) -> None:
         for dev in devs:
             self.storage[dev].answer = UP
-            self.dm.broken.discard(self.disks.infos[dev].dev_t)
+            self.dm.broken.discard(self.disks.disks[dev].dev_t)
 
     def answer(self, dev: str, result: CheckResult) -> None:
         self.storage[dev].answer = result
@@ -287,7 +211,7 @@ class DaemonLab:
 
     def tables(self) -> dict[str, list[list[str]]]:
         """Name of each map in the kernel to the names of its groups' devices."""
-        names = {info.dev_t: info.dev for info in self.disks.infos.values()}
+        names = {info.dev_t: info.dev for info in self.disks.disks.values()}
         return {
             found.name: [
                 sorted(names.get(path.line.dev_t, path.line.dev_t) for path in group.paths)
@@ -297,6 +221,6 @@ class DaemonLab:
         }
 
     def kernel_states(self, name: str) -> dict[str, str]:
-        names = {info.dev_t: info.dev for info in self.disks.infos.values()}
+        names = {info.dev_t: info.dev for info in self.disks.disks.values()}
         groups = self.dm.read_map_quietly(name)
         return {names.get(path.dev_t, path.dev_t): path.state.letter for group in groups for path in group.paths}

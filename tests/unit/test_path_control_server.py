@@ -18,7 +18,7 @@ from holdfast.path.control.grammar import Command
 from holdfast.path.control.operations import Refused
 from holdfast.path.control.rows import Snapshot
 from holdfast.path.control.turns import Turns
-from holdfast.path.keywords import OLD
+from holdfast.path.keywords import NEW, OLD
 from tests.unit.path_control_lab import PATIENCE_S, FakeOperations, Lab, frame, laboratory, two_maps
 
 USER = 1000
@@ -244,13 +244,13 @@ def test_a_mistake_in_an_operation_costs_its_client_a_fail(caplog: pytest.LogCap
 
 @pytest.mark.parametrize(
     ("release", "refusal", "reply"),
-    [(None, "map or partition in use", "fail\nmap or partition in use\n"), (OLD, "device not found", "fail\n")],
+    [(NEW, "map or partition in use", "fail\nmap or partition in use\n"), (OLD, "device not found", "fail\n")],
 )
 def test_refusals_as_each_release_words_them(release: tuple[int, int, int], refusal: str, reply: str) -> None:
     async def play() -> None:
         operations = FakeOperations(two_maps())
         operations.outcome = Refused(refusal)
-        async with laboratory(operations, **({"release": release} if release else {})) as lab:
+        async with laboratory(operations, release) as lab:
             assert await lab.ask("del map m") == reply
 
     asyncio.run(play())
@@ -290,11 +290,19 @@ def test_clients_that_never_read_are_cut_off() -> None:
 def test_numbers_of_clients_are_bounded_and_root_finds_a_place() -> None:
     async def play() -> None:
         async with laboratory() as lab:
-            for uid in (USER, USER, USER + 1, USER + 1):
-                assert await lab.ask("show daemon", uid)
-            for uid in (USER, USER + 1, USER + 2):
+            for uid, finds_a_place in (
+                (USER, True),
+                (USER, True),
+                (USER, False),
+                (USER + 1, True),
+                (USER + 1, True),
+                (USER + 2, False),
+            ):
                 peer = await lab.connect(uid)
-                assert await peer.is_closed()
+                if finds_a_place:
+                    assert await peer.ask("show daemon")
+                else:
+                    assert await peer.is_closed()
             peers = [await lab.connect() for _ in range(2)]
             for peer in peers:
                 assert await peer.ask("show daemon")
@@ -330,6 +338,8 @@ def test_the_reply_to_shutdown_goes_out_though_the_server_ends() -> None:
                 for task in asyncio.all_tasks():
                     if task.get_coro().__qualname__ == "ControlServer.run":  # type: ignore[union-attr]
                         task.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
                 return ""
 
             with mock.patch.object(operations, "shutdown", end):
@@ -403,3 +413,59 @@ def test_users_take_turns_and_what_nobody_waits_for_ends() -> None:
     # Each step is a turn.
     with mock.patch.object(turns, "STEP_S", 0.0):
         asyncio.run(play())
+
+
+def test_the_ninth_user_does_not_wait_for_eight_who_never_stop() -> None:
+    class Endless:
+        """Asks again as soon as it is answered."""
+
+        def __init__(self, queue: Turns, uid: int) -> None:
+            self.tasks = {asyncio.create_task(self._ask(queue, uid)) for _ in range(2)}
+
+        async def _ask(self, queue: Turns, uid: int) -> None:
+            while True:
+                await queue.render(uid, rendering())
+
+    def rendering() -> turns.Work:
+        yield
+        return [bytearray()]
+
+    async def play() -> None:
+        queue = Turns()
+        crowd = [Endless(queue, USER + number) for number in range(turns.MAX_USERS_AT_ONCE)]
+        await asyncio.sleep(0)
+        running = asyncio.create_task(queue.run())
+        for _ in range(3):
+            await asyncio.wait_for(queue.render(USER + 100, rendering()), PATIENCE_S)
+        tasks = [running, *(task for one in crowd for task in one.tasks)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    with mock.patch.object(turns, "STEP_S", 0.0), mock.patch.object(turns, "REST", 0.0):
+        asyncio.run(play())
+
+
+def test_a_map_that_is_younger_than_the_snapshot_is_found() -> None:
+    async def play() -> None:
+        operations = FakeOperations(Snapshot(pid=4711))
+        async with laboratory(operations) as lab:
+            with mock.patch("holdfast.path.control.commands.SNAPSHOT_TIMES", 1e9):
+                assert await lab.ask("show maps") == "ok\n"
+                operations.state = two_maps()
+                assert await lab.ask("show maps") == "ok\n"
+                assert await lab.ask("show map mpathb format %d") == "dm-1 \n"
+
+    asyncio.run(play())
+
+
+def test_one_map_is_as_wide_as_all() -> None:
+    async def play() -> None:
+        state = two_maps()
+        wide = msgspec.structs.replace(state.maps[1], name="a_long_alias")
+        operations = FakeOperations(Snapshot(paths=state.paths, maps=(state.maps[0], wide)))
+        async with laboratory(operations) as lab:
+            for form in ("format", "raw format"):
+                assert await lab.ask(f"show map mpatha {form} %n|") == "mpatha      |\n"
+
+    asyncio.run(play())

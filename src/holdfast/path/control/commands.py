@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from holdfast.path.control.format import Format, Rendering
+from holdfast.path.control.format import ROWS_PER_STEP, Format, Rendering
 from holdfast.path.control.grammar import Command, Request, ended
 from holdfast.path.control.json_text import map_json, maps_json, paths_json
 from holdfast.path.control.listings import daemon_text, devices_text, status_text
@@ -78,6 +78,14 @@ class Commands:
     def _path(self, name: str) -> Answer:
         return ended(device_state(self._operations.find_path(device_name(name))))
 
+    def _metrics(self) -> Rendering:
+        pieces = []
+        for number, line in enumerate(self._operations.metrics(), 1):
+            pieces.append(line)
+            if number % ROWS_PER_STEP == 0:
+                yield
+        return pieces
+
     # -- maps ------------------------------------------------------------------------------------------------
 
     def _maps_table(self, text: str = MAPS_FORMAT) -> Answer:
@@ -114,11 +122,13 @@ class Commands:
 
     def _map(self, name: str) -> tuple[Snapshot, MapRow]:
         alias = self._operations.map_name(device_name(name))
-        snapshot = self._snapshot()
-        row = next((row for row in snapshot.maps if row.name == alias), None)
-        if row is None:
-            raise Refused(NOT_FOUND)
-        return snapshot, row
+        for _ in range(2):
+            snapshot = self._snapshot()
+            for row in snapshot.maps:
+                if row.name == alias:
+                    return snapshot, row
+            self.changed()  # It may be younger than the snapshot.
+        raise Refused(NOT_FOUND)
 
     # -- the rest --------------------------------------------------------------------------------------------
 
@@ -171,6 +181,7 @@ class Commands:
         Command.LIST_PATHS_RAW: _paths_raw,
         Command.LIST_PATH: _path,
         Command.LIST_PATHS_JSON: _paths_json,
+        Command.LIST_METRICS: _metrics,
         Command.LIST_MAPS: _maps_table,
         Command.LIST_STATUS: _status,
         Command.LIST_DAEMON: _daemon,

@@ -85,6 +85,7 @@ class Command(enum.Enum):
     SET_PR_HOLD = "setprhold map|multipath $map"
     UNSET_PR_HOLD = "unsetprhold map|multipath $map"
     LIST_PATHS_JSON = "list|show paths json"
+    LIST_METRICS = "list|show metrics"
 
     @property
     def only_reads(self) -> bool:
@@ -97,7 +98,7 @@ _SINCE: Final[dict[Command, Release]] = dict.fromkeys(
 )
 
 
-_OURS: Final = frozenset({Command.LIST_PATHS_JSON})
+_OURS: Final = frozenset({Command.LIST_PATHS_JSON, Command.LIST_METRICS})
 """Holdfast's own, which the original's help does not have."""
 
 

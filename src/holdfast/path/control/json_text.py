@@ -64,7 +64,14 @@ def paths_json(paths: Sequence[PathRow]) -> Rendering:
     pieces = ['{"paths": [']
     for number, row in enumerate(paths, 1):
         counted = row.statistics.as_json() if row.statistics is not None else {}
-        document = {"path": row.dev, "map": row.map_name, "checker_state": checker_state(row), **counted}
+        if counted:
+            counted["failed_checks"] = counted.pop("failures")  # `failures` are those of the kernel.
+        document = {
+            "path": _valid(row.dev),
+            "map": _valid(row.map_name),
+            "checker_state": checker_state(row),
+            **counted,
+        }
         pieces.append(("\n" if number == 1 else ",\n") + to_json(document).decode())
         if number % ROWS_PER_STEP == 0:
             yield
@@ -129,7 +136,9 @@ def _path(row: PathRow) -> str:
 
 def quoted(text: str) -> str:
     """A JSON string; what is no UTF-8 in it is replaced."""
-    if not text.isascii():
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    made: str = encode_basestring(text)
+    made: str = encode_basestring(_valid(text))
     return made
+
+
+def _valid(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -6,21 +6,20 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from holdfast.path import bindings, prkeys, wwids
 from holdfast.path.conf import Config
 from holdfast.path.control.listening import Listeners
 from holdfast.path.control.operations import Operations
 from holdfast.path.control.server import DEFAULT_TIMEOUT_S, ControlServer
-from holdfast.path.daemon.choices import Choices
 from holdfast.path.daemon.config_choices import ConfigChoices
 from holdfast.path.daemon.configuration import load_config, log_config
 from holdfast.path.daemon.core import PathDaemon
-from holdfast.path.daemon.devices import Devices, locked
+from holdfast.path.daemon.devices import Devices
 from holdfast.path.daemon.liveness import Promises
 from holdfast.path.daemon.options import PathOptions
+from holdfast.path.daemon.path_locks import lock_paths
+from holdfast.path.daemon.process import Core
 from holdfast.path.daemon.process_options import ProcessOptions
-from holdfast.path.daemon.wishes import Deeds
-from holdfast.path.discovery import Discovery
+from holdfast.path.discovery.facade import Discovery
 from holdfast.path.dm import Control
 
 MILLISECONDS: Final = 1000
@@ -34,32 +33,23 @@ def make_server(listeners: Listeners, operations: Operations, config: Config) ->
 
 
 def core_options(options: ProcessOptions) -> PathOptions:
-    """What the core needs of them. State files keep their names in whatever directory."""
-
-    def in_state_dir(path: str) -> str:
-        return os.path.join(options.state_dir, os.path.basename(path))
-
-    private = None if options.is_the_hosts else os.path.join(options.run_dir, "failed_wwids")
+    """What of the command line the checks need."""
     return PathOptions(
         monitor_only=options.monitor_only,
         bindings_read_only=options.bindings_read_only,
         poll_events=options.watch_dm_events,
-        bindings_file=in_state_dir(bindings.PATH),
-        wwids_file=in_state_dir(wwids.PATH),
-        prkeys_file=in_state_dir(prkeys.PATH),
-        failed_directory=private or wwids.FAILED_DIRECTORY,
+        bindings_file=os.path.join(options.state_dir, "bindings"),
+        wwids_file=os.path.join(options.state_dir, "wwids"),
+        prkeys_file=os.path.join(options.state_dir, "prkeys"),
+        failed_directory=os.path.join(options.run_dir, "multipath", "failed_wwids"),
     )
 
 
 def make_core(
     options: ProcessOptions, config: Config, on_state: Callable[[str], None], promises: Promises
-) -> PathDaemon:
-    """The checks, with the kernel's device-mapper and the devices of this host. On the running loop."""
+) -> Core:
+    """The checks, with the kernel's device-mapper and the devices of this host."""
     devices = Devices()
-
-    def choose(fresh: Config) -> Choices:
-        devices.use(fresh)
-        return ConfigChoices(fresh)
 
     def load() -> Config:
         fresh = load_config(options)
@@ -70,13 +60,14 @@ def make_core(
         core_options(options),
         Control,
         Discovery(config),
-        devices.checker,
+        devices.make_checker,
         config,
-        choose,
+        ConfigChoices,
         load,
         priority=devices.priority,
-        deeds=Deeds(wwid_now=devices.wwid_now, register_key=devices.register_key, sample=devices.sample),
-        lock_paths=locked,
+        deeds=devices.deeds(),
+        lock_paths=lock_paths,
         on_state=on_state,
+        on_end=devices.close,
         promises=promises,
     )

@@ -106,6 +106,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         blocking: Blocking | None = None,
         name_of: Callable[[str], str] = name_of_number,
         on_state: Callable[[str], None] = lambda state: None,
+        on_end: Callable[[], None] = lambda: None,
         promises: Promises | None = None,
     ) -> None:
         """On the running loop. `open_dm` and `load_config` block and are called in threads; `open_dm` raises
@@ -119,6 +120,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         self._choose = choose
         self._load_config = load_config
         self._on_state = on_state
+        self._on_end = on_end
         self._promises = promises if promises is not None else NoPromises()
         self._dm: DeviceMapper | None = None
         self._state = "init"
@@ -166,6 +168,10 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
     def reconfigure_is_pending(self) -> bool:
         """One was asked for and has not begun."""
         return bool(self._waiting)
+
+    def stalled(self) -> str | None:
+        """Who should drive checks and does not, in one line for the log; None: all is well."""
+        return self._parts.watches.stalled()
 
     def progress(self) -> int:
         """Steps of configurations done so far: that it grows shows that nothing hangs."""
@@ -225,6 +231,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         await end_queueing(self._shared, maps)
         self._shared.discovery.close()
         self._shared.blocking.close()
+        self._on_end()
         if self._shared.calls is not None:
             self._shared.calls.close()
 

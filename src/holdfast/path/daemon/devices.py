@@ -1,283 +1,252 @@
-"""The real devices behind checkers, prioritizers, wishes: opened in threads, asked by SG_IO (spec path 3, 13.1).
+"""The devices behind the paths: their checkers, priorities, and what wishes ask of them, on the real host.
 
-A device whose open or command hangs keeps one thread; the next question to it is refused until that one is back.
-Never on the loop: everything that may sleep is in `ThreadPool`'s threads, which are abandoned.
+Opening, like every command, happens in a thread that may be abandoned: nothing here blocks, a device that hangs
+costs its own path only. A device is open from the first command to the day the path is forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
+import errno
 import functools
-import logging
 import os
 import random
 import stat
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-from holdfast.path import checkers, priorities
-from holdfast.path.checkers.base import Checker, CheckerContext, CheckResult
-from holdfast.path.checkers.directio import DirectioChecker
-from holdfast.path.conf import Config
+from holdfast.path import checkers
+from holdfast.path.checkers.base import BeginsChecks, Checker, CheckerContext, CheckResult
+from holdfast.path.daemon.blocking import Threads
+from holdfast.path.daemon.sampling import sample
+from holdfast.path.daemon.wishes import Deeds
 from holdfast.path.discovery.device import current_wwid
-from holdfast.path.discovery.info import PathInfo
-from holdfast.path.discovery.sysfs import access_state, ana_state
-from holdfast.path.path_settings import path_settings
-from holdfast.path.priorities import plain
+from holdfast.path.discovery.info import Bus, PathInfo
+from holdfast.path.discovery.sysfs import read_text
+from holdfast.path.path_settings import PathSettings
+from holdfast.path.priorities import SCSI, scsi_exchange
+from holdfast.path.priorities.plain import (
+    ANA_WORDS,
+    FAILED,
+    Weights,
+    ana_priority,
+    const_priority,
+    latency_priority,
+    parse_latency_args,
+    parse_weights,
+    random_priority,
+    sysfs_priority,
+    weighted_priority,
+)
 from holdfast.path.prkeys import ReservationKey
 from holdfast.path.records import Path
 from holdfast.path.reservations import register
-from holdfast.path.sg import Exchange
-from holdfast.path.sg_io import MAX_SG_THREADS, SgPath, SgStalled, SgTimeout
-from holdfast.path.states import PathState
-from holdfast.storage.threads import Job, Lane, ThreadPool
+from holdfast.path.sg import Exchange, SgAnswer, SgCommand
+from holdfast.path.sg_io import MAX_SG_THREADS, SgPath, SgStalled, SgTimeout, execute_on
+from holdfast.storage.threads import ThreadPool
 
-log = logging.getLogger(__name__)
-
-OPEN_S: Final = 30.0
-"""How long an open is waited for; it goes on by itself, and no second one is begun."""
-WITHOUT_DESCRIPTOR: Final = frozenset({"directio", "none"})
-"""Checkers that open the device themselves, or not at all."""
-SAMPLE_PAUSE_S: Final = 0.1 / 32
-"""Between two reads of a path that is judged: as many per second as the original's 32 every 100 ms."""
-SAMPLE_TIMEOUT_S: Final = 60.0
-FAILED: Final = -1
-T = TypeVar("T")
+NODES: Final = "/dev"
+SYSFS_TIMEOUT_S: Final = 5.0
+MAX_MICROSECONDS: Final = 1e9
 
 
-class Devices:
-    """All of them. To be made on the running loop; `use` a configuration before anything else."""
+class Node:
+    """A block device that is opened when the first command is for it. Its methods run in threads."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPool(asyncio.get_running_loop(), MAX_SG_THREADS)
-        self._config = Config()
-        self._opening: dict[str, asyncio.Future[int]] = {}
-        self._open: dict[Path, SgPath] = {}
-        self._of_maps: dict[str, dict[str, Any]] = {}
-        self._random = random.Random()
-        self._complained: set[str] = set()
+    def __init__(self, node: str, dev_t: str) -> None:
+        self._node = node
+        self._dev_t = dev_t
+        self._fd = -1
 
-    def use(self, config: Config) -> None:
-        """This configuration counts from now on."""
-        self._config = config
-        self._complained.clear()
+    def execute(self, command: SgCommand) -> SgAnswer:
+        """ENODEV for a node that is another device."""
+        if self._fd < 0:
+            try:
+                self._fd = self._open()
+            except OSError as error:
+                return SgAnswer(errno=error.errno or errno.EIO)
+        return execute_on(self._fd)(command)
 
-    # -- checkers ----------------------------------------------------------------------------------------------
-
-    async def checker(self, record: Path, info: PathInfo) -> Checker:
-        """The checker that the record names. OSError: the device cannot be opened (in time). KeyError: no such."""
-        factory = checkers.find(record.checker_name)
-        node = node_of(info.dev)
-        if record.checker_name in WITHOUT_DESCRIPTOR:
-            return factory(CheckerContext(info.dev, node))
-        fd = await self._opened(info)
-        sg = SgPath.on_descriptor(self._pool, fd)
-        try:
-            context = CheckerContext(
-                info.dev, node, sg, self._of_maps.setdefault(info.wwid, {}), os.fstat(fd).st_blksize
-            )
-            made = factory(context)
-        except BaseException:
-            sg.close()
-            raise
-        self._open[record] = sg
-        return _Owning(made, functools.partial(self._close, record, sg))
-
-    def _close(self, record: Path, sg: SgPath) -> None:
-        if self._open.get(record) is sg:
-            del self._open[record]
-        sg.close()
-
-    async def _opened(self, info: PathInfo) -> int:
-        """A descriptor that belongs to the caller."""
-        if info.dev in self._opening:
-            raise BlockingIOError(11, "an earlier open hangs", node_of(info.dev))
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._opening[info.dev] = answer
-        waits = True
-
-        def done(result: object) -> None:
-            self._opening.pop(info.dev, None)
-            if isinstance(result, int):
-                if waits:
-                    answer.set_result(result)
-                else:  # Too late for whoever wanted it.
-                    Lane(self._pool).run(Job(functools.partial(os.close, result), lambda _: None))
-            elif waits and isinstance(result, Exception):
-                answer.set_exception(result)
-
-        Lane(self._pool).run(Job(lambda: _result_of(functools.partial(open_device, info)), done))
-        try:
-            async with asyncio.timeout(OPEN_S):
-                return await asyncio.shield(answer)
-        finally:
-            waits = answer.done()
-
-    # -- priorities --------------------------------------------------------------------------------------------
-
-    async def priority(self, record: Path, info: PathInfo, timeout_s: float) -> int:
-        """What the path is worth now; negative: an error. Answers in `timeout_s`."""
-        settings = path_settings(self._config, info)
-        name, args = settings.prio, settings.prio_args
-        try:
-            match name:
-                case "const":
-                    return plain.const_priority()
-                case "random":
-                    return plain.random_priority(self._random)
-                case "sysfs":
-                    return plain.sysfs_priority(*access_state(info), args)
-                case "ana":
-                    state = plain.ANA_WORDS.get((ana_state(info) or "").strip())
-                    return FAILED if state is None else plain.ana_priority(state)
-                case "weightedpath":
-                    return _weighted(args, info)
-                case "path_latency":
-                    return await self._latency(args, info, timeout_s)
-                case _ if name in priorities.SCSI:
-                    milliseconds = max(int(timeout_s * 1000), 1)
-                    exchange = functools.partial(priorities.scsi_exchange, name, milliseconds, args)
-                    return await self._ask(record, info, exchange, timeout_s)
-        except ValueError as error:
-            self._complain(f"{info.dev}: {error}")
-        except (OSError, SgTimeout, SgStalled) as error:
-            log.debug("%s: prioritizer %s: %s", info.dev, name, error or type(error).__name__)
-        else:
-            self._complain(f"prioritizer {name} is not implemented: its paths have no priority")
-        return FAILED
-
-    def _complain(self, text: str) -> None:
-        if text not in self._complained:
-            self._complained.add(text)
-            log.warning("%s", text)
-
-    async def _latency(self, args: str, info: PathInfo, timeout_s: float) -> int:
-        wanted = plain.parse_latency_args(args)
-        checker = DirectioChecker(CheckerContext(info.dev, node_of(info.dev)))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        took: list[float] = []
-        try:
-            while len(took) < wanted.reads and (left := deadline - loop.time()) > 0:
-                began = loop.time()
-                if (await checker.check(left)).state is not PathState.UP:
-                    return FAILED
-                took.append((loop.time() - began) * 1e6)
-        finally:
-            checker.close()
-        return plain.latency_priority(took, wanted.base)
-
-    # -- wishes ------------------------------------------------------------------------------------------------
-
-    async def wwid_now(self, record: Path, info: PathInfo) -> str | None:
-        """What the device itself says; None: no answer."""
-        try:
-            return await self._ask(record, info, current_wwid, record.timeout_s) or None
-        except (OSError, SgTimeout, SgStalled):
-            return None
-
-    async def register_key(self, record: Path, info: PathInfo, key: ReservationKey) -> bool:
-        """The map's key on this path, if it is registered with the logical unit at all. False: that failed."""
-        settings = path_settings(self._config, info)
-        milliseconds = max(int(record.timeout_s * 1000), 1)
-        exchange = functools.partial(register, milliseconds, key, settings.all_tg_pt)
-        try:
-            return await self._ask(record, info, exchange, record.timeout_s)
-        except (OSError, SgTimeout, SgStalled) as error:
-            log.error("%s: reservation key not registered: %s", info.dev, error or type(error).__name__)
-            return False
-
-    async def sample(self, record: Path, info: PathInfo, seconds: float) -> tuple[int, int]:
-        """Reads of the path that failed, and those that ended, in so many seconds (spec path 4.9)."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        checker = DirectioChecker(CheckerContext(info.dev, node_of(info.dev)))
-        errors = reads = 0
-        try:
-            while loop.time() < deadline:
-                result = await checker.check(SAMPLE_TIMEOUT_S)
-                reads += 1
-                errors += result.state is not PathState.UP
-                await asyncio.sleep(SAMPLE_PAUSE_S)
-        finally:
-            checker.close()
-        return errors, max(reads, 1)
-
-    async def _ask(self, record: Path, info: PathInfo, exchange: Callable[[], Exchange[T]], timeout_s: float) -> T:
-        """An exchange on the descriptor of the path's checker, or on one for this question only."""
-        sg = self._open.get(record)
-        if sg is not None:
-            return await sg.run(exchange, timeout_s)
-        sg = SgPath.on_descriptor(self._pool, await self._opened(info))
-        try:
-            return await sg.run(exchange, timeout_s)
-        finally:
-            sg.close()
+    def _open(self) -> int:
+        fd = os.open(self._node, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        found = os.fstat(fd)
+        if (
+            not stat.S_ISBLK(found.st_mode)
+            or f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" != self._dev_t
+        ):
+            os.close(fd)
+            raise OSError(errno.ENODEV, "another device has this name", self._node)
+        return fd
 
     def close(self) -> None:
-        """End the threads that are idle; those that hang are left behind."""
-        self._pool.close()
+        """Nothing is under way any more."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
-class _Owning:
-    """A checker whose descriptor is closed with it."""
+class _Owned:
+    """A checker whose end is that of its path's device."""
 
-    def __init__(self, inner: Checker, close: Callable[[], None]) -> None:
+    __slots__ = ("_inner", "_release")
+
+    def __init__(self, inner: Checker, release: Callable[[], None]) -> None:
         self._inner = inner
-        self._close = close
+        self._release = release
 
     async def check(self, timeout_s: float) -> CheckResult:
         return await self._inner.check(timeout_s)
 
     def close(self) -> None:
         self._inner.close()
-        self._close()
+        self._release()
 
 
-def node_of(dev: str) -> str:
-    """Its file; the kernel writes `!` for a slash in a name."""
-    return f"/dev/{dev.replace('!', '/')}"
+class _OwnedBeginning(_Owned):
+    """One that needs no task."""
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, inner: BeginsChecks, release: Callable[[], None]) -> None:
+        super().__init__(inner, release)  # type: ignore[arg-type]
+        self._begin = inner.begin
+
+    def begin(self, timeout_s: float, done: Callable[[CheckResult], None]) -> None:
+        self._begin(timeout_s, done)
 
 
-def open_device(info: PathInfo) -> int:
-    """Read-only: closing one that was open for writing makes udev look at it anew. OSError; blocks."""
-    node = node_of(info.dev)
-    fd = os.open(node, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    found = os.fstat(fd)
-    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    if not stat.S_ISBLK(found.st_mode) or number != info.dev_t:
-        os.close(fd)
-        raise FileNotFoundError(2, "no such block device", node)
-    return fd
+class Devices:
+    """To be made on the running loop."""
+
+    def __init__(self, nodes: str = NODES) -> None:
+        self._nodes = nodes
+        self._pool = ThreadPool(asyncio.get_running_loop(), MAX_SG_THREADS)
+        self._sysfs = Threads()
+        self._open: dict[Path, SgPath] = {}
+        self._shared: dict[str, dict[str, Any]] = {}
+        """By WWID: what the checkers of its paths tell each other."""
+        self._weights: dict[str, Weights | None] = {}
+        self._random = random.Random()
+
+    def node(self, info: PathInfo) -> str:
+        """/dev/sda; the kernel writes / in names as !."""
+        return os.path.join(self._nodes, info.dev.replace("!", "/"))
+
+    def _sg(self, record: Path, info: PathInfo) -> SgPath:
+        found = self._open.get(record)
+        if found is None:
+            node = Node(self.node(info), info.dev_t)
+            found = self._open[record] = SgPath(self._pool, node.execute, node.close)
+        return found
+
+    def _release(self, record: Path) -> None:
+        sg = self._open.pop(record, None)
+        if sg is not None:
+            sg.close()
+
+    def make_checker(self, record: Path, info: PathInfo) -> Checker:
+        """A `world.MakeChecker`."""
+        factory = checkers.find(record.checker_name)
+        node = self.node(info)
+        context = CheckerContext(
+            info.dev, node, self._sg(record, info), self._shared.setdefault(info.wwid, {}), _block_size(node)
+        )
+        inner = factory(context)
+        release = functools.partial(self._release, record)
+        return _OwnedBeginning(inner, release) if isinstance(inner, BeginsChecks) else _Owned(inner, release)
+
+    def priority(self, record: Path, info: PathInfo, plan: PathSettings, timeout_s: float) -> Awaitable[int] | int:
+        """A `world.AskPriority`. What cannot be computed here is an error, as a device that refuses is."""
+        name, args = plan.prio, plan.prio_args
+        if name == "const":
+            return const_priority()
+        if name in SCSI:
+            milliseconds = max(int(timeout_s * 1000), 1)
+            return self._asked(record, info, lambda: scsi_exchange(name, milliseconds, args), timeout_s, FAILED)
+        if name in ("sysfs", "ana"):
+            return self._by_sysfs(info, name, args)
+        if name == "weightedpath":
+            return self._weighted(info, args)
+        if name == "path_latency":
+            latency = record.statistics.last_latency_s
+            if latency is None:
+                return FAILED
+            try:
+                return latency_priority([min(latency * 1e6, MAX_MICROSECONDS)], parse_latency_args(args).base)
+            except ValueError:
+                return FAILED
+        if name == "random":
+            return random_priority(self._random)
+        return FAILED
+
+    async def _asked(
+        self, record: Path, info: PathInfo, exchange: Callable[[], Exchange[Any]], timeout_s: float, failed: Any
+    ) -> Any:
+        try:
+            return await self._sg(record, info).run(exchange, timeout_s)
+        except (SgTimeout, SgStalled, OSError):
+            return failed
+
+    async def _by_sysfs(self, info: PathInfo, name: str, args: str) -> int:
+        def read() -> int:
+            if name == "ana":
+                word = (read_text(info.sysfs_path, "ana_state") or "").strip()
+                return ana_priority(ANA_WORDS[word]) if word in ANA_WORDS else FAILED
+            device = info.device_path
+            return sysfs_priority(read_text(device, "access_state"), read_text(device, "preferred_path"), args)
+
+        try:
+            return await self._sysfs.run(info.dev, read, SYSFS_TIMEOUT_S)
+        except OSError:
+            return FAILED
+
+    def _weighted(self, info: PathInfo, args: str) -> int:
+        if args not in self._weights:
+            try:
+                self._weights[args] = parse_weights(args)
+            except ValueError:
+                self._weights[args] = None
+        weights = self._weights[args]
+        if weights is None:
+            return FAILED
+        subjects = {
+            "hbtl": ":".join(map(str, info.hcil or ())),
+            "devname": info.dev,
+            "serial": info.serial,
+            "wwn": f"{info.host_wwnn}:{info.host_wwpn}:{info.target_wwnn}:{info.target_wwpn}",
+        }
+        return weighted_priority(weights, subjects[weights.subject])
+
+    def deeds(self, timeout_s: float = 30.0) -> Deeds:
+        """What the daemon's wishes need."""
+        milliseconds = int(timeout_s * 1000)
+
+        async def wwid_now(record: Path, info: PathInfo) -> str | None:
+            if info.bus is not Bus.SCSI:
+                return info.wwid
+            found = await self._asked(record, info, lambda: current_wwid(milliseconds), timeout_s, "")
+            return str(found) or None
+
+        async def register_key(record: Path, info: PathInfo, key: ReservationKey, all_ports: bool) -> bool:
+            work = functools.partial(register, key, milliseconds, all_ports)
+            return bool(await self._asked(record, info, work, timeout_s, False))
+
+        async def sample_errors(record: Path, info: PathInfo, seconds: float) -> tuple[int, int]:
+            return await sample(self.node(info), seconds)
+
+        return Deeds(wwid_now, register_key, sample_errors)
+
+    def close(self) -> None:
+        """Threads that are idle end; nothing is waited for."""
+        for record in list(self._open):
+            self._release(record)
+        self._sysfs.close()
+        self._pool.close()
 
 
-def _result_of(work: Callable[[], T]) -> T | Exception:
+def _block_size(node: str) -> int:
+    """st_blksize of the node, which lies in memory."""
     try:
-        return work()
-    except Exception as error:  # handed to whoever waits, whatever it is
-        return error
-
-
-def _weighted(args: str, info: PathInfo) -> int:
-    weights = plain.parse_weights(args)
-    wwn = (info.host_wwnn, info.host_wwpn, info.target_wwnn, info.target_wwpn)
-    value = {
-        "hbtl": ":".join(map(str, info.hcil)) if info.hcil is not None else "",
-        "devname": info.dev,
-        "serial": info.serial,
-        "wwn": ":".join(wwn),
-    }[weights.subject]
-    return plain.weighted_priority(weights, value)
-
-
-@contextlib.contextmanager
-def locked(devices: list[str]) -> Iterator[None]:
-    """Hold udev off these devices. Blocks. BlockingIOError: somebody has one; OSError: it cannot be opened."""
-    with contextlib.ExitStack() as stack:
-        for dev in devices:
-            fd = os.open(node_of(dev), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-            stack.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        return os.stat(node).st_blksize
+    except OSError:
+        return 4096

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 
+from holdfast.path import metrics
 from holdfast.path.conf_render import render, render_rules
 from holdfast.path.control.rows import DeviceRow, GroupRow, MapRow, PathRow, Snapshot
 from holdfast.path.daemon.parts import Commands
 from holdfast.path.daemon.registry import KnownMap, KnownPath
+from holdfast.path.metrics import Watched
 from holdfast.path.records import Group
 from holdfast.path.states import DmState, PathState
 
@@ -43,6 +46,17 @@ class Listing(Commands):
             self.reconfigure_is_pending,
             os.getpid(),
         )
+
+    def metrics(self) -> Iterator[str]:
+        """Prometheus text, line by line."""
+        registry, watches = self._shared.registry, self._parts.watches
+        watched = [
+            Watched(known.record, overdue=known.watch.overdue(), under_way=known.watch.checks_under_way)
+            for known in registry.maps.values()
+        ]
+        orphans = [path.record for path in registry.orphans()]
+        under_way = watches.checks_under_way - sum(one.under_way for one in watched)
+        return metrics.lines([*watched, Watched(None, orphans, under_way=under_way)], self._shared.now())
 
     def find_path(self, name: str) -> PathRow:
         return self._path_row(self._path(name), self._shared.now())
@@ -89,6 +103,7 @@ class Listing(Commands):
             checks=record.statistics.checks,
             flaps=record.statistics.flaps,
             last_latency_s=record.statistics.last_latency_s,
+            statistics=record.statistics,
         )
 
     def _map_row(self, known: KnownMap, rows: dict[KnownPath, PathRow], now: float) -> MapRow:

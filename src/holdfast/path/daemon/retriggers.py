@@ -59,7 +59,7 @@ class Retriggers:
                     dev = self._shared.name_of(path.info.dev_t)
                 if dev:
                     await self._shared.discovery.retrigger(dev, step.action)
-            if path.initialisation.allows_fallback and path.record.checker_state.is_good:
+            if path.initialisation.allows_fallback and path.record.state.is_good:
                 _log.info("%s: add missing path", path.info.dev)
                 await self._without_udev(path)
         except OSError as error:

@@ -155,6 +155,9 @@ class Settler:
             or any(path.is_wanted for path in paths)
             or (occasion.may_create and wwid not in shared.claims_removed and self._should_build(wwid, members))
         )
+        if shared.choices.config.rules_lost and not occasion.regardless:
+            # A rule that cannot be read may be the one that excludes this very device.
+            allowed = False
         if not complete or not allowed or shared.options.monitor_only or shared.choices.wwid_excluded(wwid):
             self._all_orphans(wwid)
             return not members.mixed
@@ -304,17 +307,18 @@ class Settler:
             return True
         if fate is not LastPath.KEEP and await self._maker.remove(known, last=True):
             return True
-        now = self._shared.now()
 
         def leave_empty() -> list[Action]:
-            # The devices that are gone must not be held by the table; what queues counts from now.
-            actions: list[Action] = [Reload("last path deleted")]
             if not record.queues:
                 record.counters.failures += 1
                 record.had_paths = False
-            return actions + queueing.apply_queueing(record, now)
+            # The devices that are gone must not be held by the table.
+            return [Reload("last path deleted")]
 
-        return await known.watch.submit(leave_empty)
+        done = await known.watch.submit(leave_empty)
+        # What queues counts from now: no check will say that there is no path.
+        await known.watch.submit(lambda: queueing.apply_queueing(record, self._shared.now()))
+        return done
 
     async def _repair(self, known: KnownMap) -> None:
         """In a new table every path is active: fail those that are known to be down before I/O finds them."""

@@ -17,6 +17,7 @@ from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.world import AskPriority
 from holdfast.path.records import Ask, Log, Map, MapSettings, Path
+from holdfast.path.schedule import alarm_of
 from holdfast.path.states import PathState, acted_upon
 from holdfast.path.watch import MapWatch, write_log
 
@@ -26,6 +27,10 @@ MAX_FIRST_CHECKS: Final = 1024
 """At a time."""
 ORPHANS_PER_WATCH: Final = 64
 RESTART_S: Final = 1.0
+LATE_S: Final = 5.0
+"""How late the timer of all checks may be: a loaded machine must not look like a stopped driver."""
+STANDSTILL_S: Final = 60.0
+"""A map that does nothing for so long has stopped: each call to the kernel is given up after 30 s."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -182,6 +187,22 @@ class Watches:
     def _sysfs_state(self, record: Path) -> PathState:
         known = self._shared.registry.of_record(record)
         return self._shared.discovery.sysfs_state(known.info) if known is not None else PathState.REMOVED
+
+    def stalled(self) -> str | None:
+        """Who drives checks and does not any more, for the watchdog; None: all are at it. A path that hangs stalls
+        nobody, and a kernel that hangs is given up after a while.
+        """
+        late_s = alarm_of(asyncio.get_running_loop()).late_s()
+        if late_s > LATE_S:
+            return f"the timer of all checks is {late_s:.0f} s late"
+        drivers = [(known.record.name, known.watch, task) for known, task in self._tasks.items()]
+        drivers += [("orphans", watch, task) for watch, task in self._orphans]
+        for name, watch, task in drivers:
+            if task.done():
+                return f"the checks of {name} have ended"
+            if watch.stands_still_s() > STANDSTILL_S:
+                return f"the checks of {name} stand still for {watch.stands_still_s():.0f} s"
+        return None
 
     @property
     def checks_under_way(self) -> int:

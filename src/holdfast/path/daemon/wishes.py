@@ -32,8 +32,8 @@ class Deeds:
 
     wwid_now: Callable[[Path, PathInfo], Awaitable[str | None]] | None = None
     """What the device itself says its WWID is; None: no answer."""
-    register_key: Callable[[Path, PathInfo, ReservationKey], Awaitable[bool]] | None = None
-    """Register a persistent reservation's key on a path; False: that failed."""
+    register_key: Callable[[Path, PathInfo, ReservationKey, bool], Awaitable[bool]] | None = None
+    """Register a persistent reservation's key on a path (of all target ports or not); False: that failed."""
     sample: SampleErrors | None = None
 
 
@@ -129,7 +129,7 @@ class Wishes:
             if self._deeds.register_key is None:
                 _log.error("%s: no way to register reservation key: the path is not used", path.info.dev)
             else:
-                is_well = await self._deeds.register_key(record, path.info, key)
+                is_well = await self._deeds.register_key(record, path.info, key, path.plan.all_tg_pt)
         if is_well:
             await self._rule(path, lambda: path_rules.granted(known.record, record, Wish.REGISTER_KEY, True))
 

@@ -129,8 +129,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From now on; a fixture would be too early, pytest has a stdout of its own for the test."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     made = Terminal()
@@ -138,13 +138,14 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return made
 
 
-def test_colours_are_for_terminals(answers: Answers, terminal: Terminal) -> None:
+def test_colours_are_for_terminals(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     assert path("show") == 0
     assert "\x1b[31mfaulty\x1b[0m" in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
 
 
-def test_live_on_a_terminal(answers: Answers, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_on_a_terminal(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round is written over the one before; what was longer then is cleared."""
     rounds = 0
 
@@ -156,6 +157,7 @@ def test_live_on_a_terminal(answers: Answers, terminal: Terminal, monkeypatch: p
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", sleep)
+    terminal = on_a_terminal(monkeypatch)
     assert path("show", "--watch", "1") == 130
     _, first, second = terminal.getvalue().split("\x1b[H")
     assert first.count("\n") == 2 + 3  # head, blank line; heads of columns and two paths

@@ -154,7 +154,7 @@ class Devices:
         inner = factory(context)
         release = functools.partial(self._release, record)
         begin = begin_of(inner)
-        return _Owned(inner, release) if begin is None else _OwnedBeginning(inner, begin, release)
+        return _OwnedBeginning(inner, begin, release) if begin is not None else _Owned(inner, release)
 
     def priority(self, record: Path, info: PathInfo, plan: PathSettings, timeout_s: float) -> Awaitable[int] | int:
         """A `world.AskPriority`. What cannot be computed here is an error, as a device that refuses is."""

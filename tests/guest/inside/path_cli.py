@@ -1,4 +1,4 @@
-"""A client of the path daemon's socket that takes the time: `path_cli.py SECONDS COMMAND...`; Python's library only.
+"""A client of the path daemon's socket taking the time: `path_cli.py SECONDS COMMAND...`; Python's library only.
 
 Sends the commands in turn, each on a connection of its own as the real client does, for that many seconds. Prints
 one line of JSON: by command the latencies in milliseconds, sorted, and how many replies were `timeout` or nothing.

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from holdfast.path import checkers
-from holdfast.path.checkers.base import BeginsChecks, Checker, CheckerContext, CheckResult
+from holdfast.path.checkers.base import Begin, Checker, CheckerContext, CheckResult, begin_of
 from holdfast.path.daemon.blocking import Threads
 from holdfast.path.daemon.sampling import sample
 from holdfast.path.daemon.wishes import Deeds
@@ -107,9 +107,9 @@ class _OwnedBeginning(_Owned):
 
     __slots__ = ("_begin",)
 
-    def __init__(self, inner: BeginsChecks, release: Callable[[], None]) -> None:
-        super().__init__(inner, release)  # type: ignore[arg-type]
-        self._begin = inner.begin
+    def __init__(self, inner: Checker, begin: Begin, release: Callable[[], None]) -> None:
+        super().__init__(inner, release)
+        self._begin = begin
 
     def begin(self, timeout_s: float, done: Callable[[CheckResult], None]) -> None:
         self._begin(timeout_s, done)
@@ -153,7 +153,8 @@ class Devices:
         )
         inner = factory(context)
         release = functools.partial(self._release, record)
-        return _OwnedBeginning(inner, release) if isinstance(inner, BeginsChecks) else _Owned(inner, release)
+        begin = begin_of(inner)
+        return _OwnedBeginning(inner, begin, release) if begin is not None else _Owned(inner, release)
 
     def priority(self, record: Path, info: PathInfo, plan: PathSettings, timeout_s: float) -> Awaitable[int] | int:
         """A `world.AskPriority`. What cannot be computed here is an error, as a device that refuses is."""

@@ -74,14 +74,16 @@ class FakeUdev:
         self.monitors: list[FakeMonitor] = []
         self.hold: dict[str, threading.Event] = {}
         self.asked: list[str] = []
+        self.gave_up: list[str] = []
+        """Held so long that the test must be wrong."""
 
     def is_active(self) -> bool:
         return True
 
     def read(self, dev: str) -> UdevRecord | None:
         self.asked.append(dev)
-        if dev in self.hold:
-            self.hold[dev].wait(20)
+        if dev in self.hold and not self.hold[dev].wait(20):
+            self.gave_up.append(dev)
         return self.records.get(dev)
 
     def monitor(self) -> FakeMonitor:
@@ -615,6 +617,7 @@ def test_many_that_hang_do_not_add_up(tmp_path: Path) -> None:
             assert not scan.done()
             await asyncio.sleep(0.01)
         assert set(hanging) <= set(udev.asked)
+        assert udev.gave_up == []
         for hold in udev.hold.values():
             hold.set()
         assert len(await scan) == 21

@@ -1,7 +1,7 @@
 """The real client asks either daemon about the same paths: every show command, in three situations.
 
-What must differ is normalised: see `NORMALIZED`. What differs on purpose is listed in docs/compatibility.md and here in
-`ON_PURPOSE`.
+What must differ is normalised: see `NORMALIZED`. What differs on purpose is listed in docs/compatibility.md and
+here in `ON_PURPOSE`.
 """
 
 from __future__ import annotations

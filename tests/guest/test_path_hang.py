@@ -1,7 +1,7 @@
-"""A path whose reads hang, while TEST UNIT READY is still answered: the others keep their schedule, and so does the CLI.
+"""A path whose reads hang, while TEST UNIT READY is still answered: neither other paths' checks nor the CLI wait.
 
-Each daemon in turn in the same guest. The original's synchronous checkers (readsector0) stop its loop and its CLI; its
-directio does not. What both take is recorded, in milliseconds as a client inside sees it.
+Each daemon in turn in the same guest. The original's synchronous checkers (readsector0) stop its loop and its CLI;
+its directio does not. What both take is recorded, in milliseconds as a client inside sees it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each daemon costs for N paths: processor time and memory, one after the other in the same guest. Recorded."""
+"""What each daemon costs for N paths: processor time and memory, one after the other in the same guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The map that each daemon builds for the same paths: table lines in the kernel, names, files. One guest, one run."""
+"""The map that each daemon builds for the same paths: table lines in the kernel, names, files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VARIANTS: Final[Mapping[str, Mapping[str, str]]] = {
     "names": {"user_friendly_names": "no"},
 }
 WITHOUT_STANDBY: Final = 'blacklist {\n\tdevnode "^sdc$"\n}\n'
-"""Where groups are not made by priority: I/O to a standby path fails, and the path would fail and return for ever."""
+"""Where groups are not made by priority: I/O to a standby path fails, and it would fail and return for ever."""
 BY_PRIORITY: Final = ("failover", "group_by_prio", "names", "queue", "fail", "retry", "features")
 
 

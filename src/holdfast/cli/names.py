@@ -19,10 +19,12 @@ _PATH_LISTS = {"paths": "show paths raw format %d", "maps": "show maps raw forma
 
 def known_names(kind: str) -> list[str]:
     """`spaces`: lockspaces that are joined; `leases`: SPACE: of each, and SPACE:RESOURCE of what is held here;
-    `paths` and `maps` of the path daemon.
+    `paths` and `maps` of the path daemon; `units`: those that the supervisor has loaded.
     """
     if kind in _PATH_LISTS:
         return _printable(_from_path_daemon(kind))
+    if kind == "units":
+        return _printable(_units())
     try:
         items = wire.decode_status_items(_status(UP_TO_LOCKSPACES if kind == "spaces" else 4))
     except (OSError, ValueError):
@@ -68,3 +70,27 @@ def _status(sections: int) -> bytes:
                 raise TimeoutError
             sock.settimeout(left)
     return bytes(parts[wire.HEADER_SIZE :])
+
+
+def _units() -> list[str]:
+    import json
+
+    from holdfast.cli.service_asking import control_path
+
+    deadline = time.monotonic() + PATIENCE_S
+    parts = bytearray()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(PATIENCE_S)
+            sock.connect(control_path(None))
+            sock.sendall(b'{"verb":"units"}\n')
+            while not parts.endswith(b"\n"):
+                part = sock.recv(65536)
+                left = deadline - time.monotonic()
+                if not part or left <= 0 or len(parts) > MAX_BYTES:
+                    return []
+                sock.settimeout(left)
+                parts += part
+        return [str(row["unit"]) for row in json.loads(parts)["units"]]
+    except (OSError, ValueError, KeyError):
+        return []

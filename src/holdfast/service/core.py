@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.service import events
+from holdfast.service.agenda import Agenda
 from holdfast.service.conditions import unmet
 from holdfast.service.events import Action, Active, Answer, Changed, Elapsed, Log, State
-from holdfast.service.exit_status import Result
+from holdfast.service.exit_status import Code, Result, signal_name
 from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
 from holdfast.service.queue import Job, JobDone, Jobs
@@ -72,6 +73,7 @@ class Core:
         self._holds = holds
         self._each_round = on_failure_each_round
         self._simple: dict[str, Active] = {}
+        self._agenda = Agenda(self._deadline_of)
         self._wall = wall
         self._startup = startup
         self._variables: dict[str, Mapping[str, str]] = {}
@@ -85,7 +87,7 @@ class Core:
         self._now = now
         plan = build(self.graph, self.states(), self.jobs.installed(), unit, wanted, mode, by_user)
         for line in plan.log:
-            self._put(plan.anchor, Log(line, 4))
+            self._put(plan.anchor, Log(line, 7 if line.startswith("Cannot add dependency") else 4))
         anchor, ended = self.jobs.install(plan, now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
         self._run_jobs()
@@ -105,14 +107,11 @@ class Core:
     def elapse(self, now: int) -> None:
         """Handle all deadlines up to `now`."""
         self._now = now
-        for unit, machine in list(self.machines.items()):
-            if machine.deadline <= now:
-                self._take(unit, machine.handle(Elapsed(), now))
-        for unit, trigger in list(self.triggers.items()):
-            if trigger.deadline <= now:
-                self._take(unit, trigger.handle(Elapsed(), now))
-        for job in self.jobs:
-            if job.deadline <= now:
+        for unit in self._agenda.due(now):
+            machine: Machine | TriggerMachine = self.machines.get(unit) or self.triggers[unit]
+            self._take(unit, machine.handle(Elapsed(), now))
+        for job in self.jobs.expired(now):
+            if self.jobs.get(job.unit) is job:
                 self._put(job.unit, Log(f"Job {job.unit}/{job.type.value} timed out.", 4))
                 self._finish(job, JobResult.TIMEOUT)
                 file = self.graph.unit(job.unit).file
@@ -120,17 +119,58 @@ class Core:
                     self._put(job.unit, events.Emergency(file.unit.job_timeout_action, "job timed out"))
         self._run_jobs()
 
+    def variables(self, unit: str) -> Mapping[str, str]:
+        """For the processes of a unit that another one triggered."""
+        return self._variables.get(unit, {})
+
+    def cancel(self, job: Job, now: int) -> None:
+        """`systemctl cancel`: the job goes, whatever its unit does."""
+        self._now = now
+        self._finish(job, JobResult.CANCELED)
+        self._run_jobs()
+
+    def use(self, graph: Graph, now: int) -> None:
+        """All unit files were read again (12.6): states, jobs and processes stay; changed settings hold from now
+        on, soft watchdogs begin anew.
+        """
+        self._now = now
+        self.graph = graph
+        self.jobs.use(graph)
+        for unit, machine in self.machines.items():
+            file = graph.unit(unit).file
+            if file is not None and file.service is not None:
+                machine.use(file, now)
+            self._agenda.note(unit)
+        for unit, trigger in self.triggers.items():
+            trigger.file = graph.unit(unit).file or trigger.file
+        self._run_jobs()
+
+    def postpone_watchdogs(self, until: Callable[[str, int], int], now: int) -> None:
+        """Before `elapse`: soft watchdogs that would expire now may get more time; `until` (unit, time of its
+        last ping) says until when.
+        """
+        for unit in self._agenda.due(now):
+            machine = self.machines.get(unit)
+            if machine is not None and machine.run.watchdog_deadline <= now:
+                machine.run.watchdog_deadline = max(
+                    machine.run.watchdog_deadline, until(unit, machine.run.watchdog_timestamp)
+                )
+            self._agenda.note(unit)
+
+    def forget(self, unit: str) -> None:
+        """A unit is unloaded; it must be down, and without a job."""
+        self.machines.pop(unit, None)
+        self.triggers.pop(unit, None)
+        self._simple.pop(unit, None)
+
     @property
     def deadline(self) -> int:
         """When `elapse` is due next."""
-        return min(
-            (
-                *(machine.deadline for machine in self.machines.values()),
-                *(trigger.deadline for trigger in self.triggers.values()),
-                *(job.deadline for job in self.jobs),
-            ),
-            default=INFINITY,
-        )
+        return min(self._agenda.next(), self.jobs.deadline)
+
+    def _deadline_of(self, unit: str) -> int:
+        machine = self.machines.get(unit) or self.triggers.get(unit)
+        return machine.deadline if machine is not None else INFINITY
 
     def active(self, unit: str) -> Active:
         """A unit's active state."""
@@ -150,13 +190,8 @@ class Core:
         self.outputs.append(Output(unit, what))
 
     def _run_jobs(self) -> None:
-        progress = True
-        while progress:
-            progress = False
-            for job in self.jobs:
-                if self.jobs.get(job.unit) is job and self.jobs.may_run(job):
-                    self._begin(job)
-                    progress = True
+        while (job := self.jobs.next_to_run()) is not None:
+            self._begin(job)
 
     def _begin(self, job: Job) -> None:
         self.jobs.begin(job, self._now)
@@ -228,7 +263,7 @@ class Core:
     def _down(self, job: Job) -> None:
         """Its unit is down: a stop is done, a restart becomes a start."""
         if job.type is JobType.RESTART:
-            job.type, job.running, job.blocked = JobType.START, False, False
+            self.jobs.turned(job, JobType.START)
         else:
             self._finish(job, JobResult.DONE)
 
@@ -280,6 +315,7 @@ class Core:
     # What units do.
 
     def _take(self, unit: str, actions: list[Action] | Actions) -> None:
+        self._agenda.note(unit)
         for action in actions:
             if isinstance(action, Answer):
                 self._answered(unit, action.word)
@@ -300,6 +336,7 @@ class Core:
                 waiting = self.jobs.get(unit)
                 if waiting is not None:
                     waiting.blocked = False
+                    self.jobs.examine(waiting)
                 self._queue(unit, JobType.START, "replace" if action.direct else "restart-dependencies")
             elif isinstance(action, events.PropagateReload):
                 for other in self.graph.of(unit, "PropagatesReloadTo"):
@@ -353,6 +390,7 @@ class Core:
         asked_to_stop = job is not None and job.type in (JobType.STOP, JobType.RESTART)
         if job is not None:
             job.blocked = False
+            self.jobs.examine(job)
             if job.running or job.type is JobType.VERIFY_ACTIVE:
                 self._job_progress(job, new)
         if new is old:
@@ -413,7 +451,10 @@ class Core:
             return
         self._put(unit, Log(f"Triggering {kind}= dependencies.", 6))
         mode = file.unit.on_failure_job_mode if kind == "OnFailure" else file.unit.on_success_job_mode
+        machine = self.machines.get(unit)
         for other in others:
+            if machine is not None and self.active(other).is_down:
+                self._variables[other] = _monitored(machine)
             self._queue(other, JobType.START, mode)
 
     def _queue(self, unit: str, wanted: JobType, mode: str) -> str:
@@ -426,3 +467,15 @@ class Core:
         _, ended = self.jobs.install(plan, self._now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
         return ""
+
+
+def _monitored(machine: Machine) -> dict[str, str]:
+    """What a unit of OnFailure= or OnSuccess= is told of the one that ended (spec 5.6)."""
+    run = machine.run
+    told = {"MONITOR_UNIT": run.name, "MONITOR_SERVICE_RESULT": run.result.value}
+    death = run.main_death
+    if death is not None:
+        exited = death.code is Code.EXITED
+        told["MONITOR_EXIT_CODE"] = death.code.word
+        told["MONITOR_EXIT_STATUS"] = str(death.status) if exited else signal_name(death.status)
+    return told

@@ -52,6 +52,7 @@ from holdfast.service.phases import (
 from holdfast.service.run import Members, Run
 from holdfast.service.settings import UnitFile
 from holdfast.service.timeouts import elapsed
+from holdfast.timespan import INFINITY
 
 Handler = Callable[[Run, Any], None]
 
@@ -77,6 +78,17 @@ class Machine:
         if handler is not None:
             handler(run, event)
         return actions
+
+    def use(self, file: UnitFile, now: int) -> None:
+        """The files were read again: new timeouts hold from the next arming; the watchdog begins anew."""
+        assert file.service is not None
+        run = self.run
+        run.now = now
+        run.unit, run.service, run.kill = file.unit, file.service, file.kill
+        run.limit.interval = file.unit.start_limit_interval_sec
+        run.limit.burst = file.unit.start_limit_burst
+        if run.watchdog_deadline != INFINITY:
+            run.ping()
 
     @property
     def state(self) -> State:

@@ -1,8 +1,8 @@
 """A client of the path daemon's socket that takes the time: `path_cli.py SECONDS COMMAND...`.
 
-Needs Python's library only. With 0 seconds: each command once, and the replies by command. Else it sends the commands
-in turn, each on a connection of its own as the real client does, for that many seconds. Prints one line of JSON: by
-command the latencies in milliseconds, sorted, and how many replies were `timeout` or nothing.
+Needs Python's library only. With 0 seconds: each command once, and the replies by command. Else it sends the
+commands in turn, each on a connection of its own as the real client does, for that many seconds, and prints one
+line of JSON: by command the latencies in milliseconds, sorted, and how many replies were `timeout` or nothing.
 """
 
 import json

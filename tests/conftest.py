@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,3 +47,19 @@ def frozen_fs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrozenFs]:
         yield file_system
     finally:
         file_system.close()
+
+
+_failed: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remembers what failed, in whichever phase."""
+    if report.failed and report.nodeid not in _failed:
+        _failed.append(report.nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    """For `.ci/run`: the file that HOLDFAST_FAILED_TESTS names gets a line per failed test."""
+    file = os.environ.get("HOLDFAST_FAILED_TESTS")
+    if file:
+        Path(file).write_text("".join(f"{name}\n" for name in _failed))

@@ -45,6 +45,9 @@ PING_FUNCTIONS: Final = {
     "softdog": ("softdog_ping",),
 }
 """By module: the functions that restart the count."""
+TIMEOUT_FUNCTIONS: Final = {"i6300esb": ("esb_timer_set_heartbeat",)}
+"""By module: the functions that set the timeout; the kernel lets a ping follow each."""
+FOLLOWS_S: Final = 0.1
 _TRACE_LINE: Final = re.compile(r"pings: .* (\d+\.\d+): (\w+): ")
 
 
@@ -76,14 +79,24 @@ class Instants:
 def load_driver(guest: Guest, module: str = "i6300esb") -> None:
     """With every ping on the console from now on."""
     guest.run("modprobe", module)
-    guest.start("sh", "-c", TRACE.replace("FUNCTIONS", " ".join(PING_FUNCTIONS[module])), log="pings")
+    functions = (*PING_FUNCTIONS[module], *TIMEOUT_FUNCTIONS.get(module, ()))
+    guest.start("sh", "-c", TRACE.replace("FUNCTIONS", " ".join(functions)), log="pings")
     guest.wait_for_line("pings: tracing", STEP_LIMIT_S)
 
 
 def pings(guest: Guest) -> list[float]:
-    """Of the whole boot, the guest's CLOCK_MONOTONIC."""
+    """Of the whole boot, the guest's CLOCK_MONOTONIC; those that follow the setting of a timeout too."""
+    return _traced(guest, {name for names in PING_FUNCTIONS.values() for name in names})
+
+
+def timeouts_set(guest: Guest) -> list[float]:
+    """When the device's timeout was set, the guest's CLOCK_MONOTONIC."""
+    return _traced(guest, {name for names in TIMEOUT_FUNCTIONS.values() for name in names})
+
+
+def _traced(guest: Guest, functions: set[str]) -> list[float]:
     found = [_TRACE_LINE.search(line.text) for line in list(guest.console)]
-    return [float(match[1]) for match in found if match is not None]
+    return [float(match[1]) for match in found if match is not None and match[2] in functions]
 
 
 class Chain:
@@ -214,8 +227,15 @@ class Chain:
         return self.guest.run("cat", "/sys/class/watchdog/watchdog0/state").strip()
 
     def assert_no_ping_after(self, instant: float) -> None:
-        """The guest's clock."""
-        late = [at for at in pings(self.guest) if at > instant]
+        """The guest's clock. What only goes with a new timeout is no ping: it sets an end, and when it comes
+        is judged by the reset.
+        """
+        shortened = timeouts_set(self.guest)
+        late = [
+            at
+            for at in pings(self.guest)
+            if at > instant and not any(0 <= at - before < FOLLOWS_S for before in shortened)
+        ]
         assert not late, f"pinged at {late}, not before {instant:.3f}\n{self.guest.tail()}"
 
     def gap_after(self, instant: float) -> str:

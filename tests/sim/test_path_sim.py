@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import pytest
 
 from holdfast.path.checkers.base import DOWN, GHOST, UP
+from holdfast.path.checks import GUARD_S
 from holdfast.path.records import FAILBACK_IMMEDIATE, FAILBACK_MANUAL, MapSettings, Path, Policy
 from holdfast.path.schedule import Intervals
-from holdfast.path.watch import GUARD_S
 from holdfast.testing.fake_dm import FakeDm
 from holdfast.testing.virtual_loop import run_virtual
 from tests.unit.path_lab import Lab

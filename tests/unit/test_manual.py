@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LONG_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 NOT_OURS = {"--port"}
 """Of a command in an example."""
-PAGES = {"lease": 1, "run": 1, "watchdog": 8, "why": 1}
+PAGES = {"lease": 1, "path": 8, "run": 1, "service": 8, "watchdog": 8, "why": 1}
 """Commands with a page of their own, and its section."""
 
 

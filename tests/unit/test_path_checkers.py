@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -29,8 +29,9 @@ from holdfast.path.checkers.tur import TurChecker
 from holdfast.path.sg import SgAnswer, SgCommand, decode_header, decode_sense, encode_header, run_exchange
 from holdfast.path.sg_io import SgPath, SgStalled, SgTimeout
 from holdfast.path.states import Bus, PathState, acted_upon, shown_word, sysfs_state, unreadable_sysfs_state
-from holdfast.storage import DeadlineError, StorageError, close_storage
 from holdfast.storage.threads import ThreadPool
+from holdfast.testing.virtual_loop import run_virtual
+from tests.unit.probe_lab import FakeProbeIo
 
 CLEAN = SgAnswer()
 ILLEGAL = SgAnswer(status=2, info=1, sense=bytes.fromhex("7205200000000000"))
@@ -283,68 +284,148 @@ def test_directio_on_a_file(tmp_path: Path) -> None:
         missing = DirectioChecker(CheckerContext("sdb", str(tmp_path / "none")))
         assert (await missing.check(10)).state is PathState.WILD
         missing.close()
-        close_storage()
 
     asyncio.run(scene())
 
 
-class Probe:
-    """A device whose reads do what the test says."""
+def with_device(scene: Callable[[FakeProbeIo, DirectioChecker], Awaitable[None]]) -> None:
+    """In virtual time; nothing is left behind after `close`."""
 
-    block_size = 512
-    size = 2**20
+    async def main() -> None:
+        io = FakeProbeIo()
+        checker = DirectioChecker(CheckerContext("sda", "/dev/sda"), lambda: io)
+        await scene(io, checker)
+        checker.close()
+        io.release()
+        assert (io.users, len(io.timeouts)) == (0, 0)
+        assert io.closes == (1 if io.reads else 0)
 
-    def __init__(self) -> None:
-        self.reads: list[tuple[int, int]] = []
-        self.hangs = False
-        self.error: StorageError | None = None
-        self.late_result: bytes | None = None
-
-    async def read(self, offset: int, length: int, timeout_s: float) -> bytes:
-        self.reads.append((offset, length))
-        if self.error is not None:
-            raise self.error
-        if self.hangs:
-            raise DeadlineError("read", "sda", offset, length, timeout_s, pending=self)
-        return bytes(length)
-
-    async def wait(self, timeout_s: float) -> bytes:
-        if self.late_result is None:
-            raise DeadlineError("read", "sda", 0, 4096, timeout_s, pending=self)
-        if not self.late_result:
-            raise StorageError(errno.EIO, "read", "sda", 0, 4096)
-        return self.late_result
+    run_virtual(main())
 
 
 def test_directio_reads_one_block_at_a_time_and_counts_late_ones() -> None:
-    async def scene() -> None:
-        probe = Probe()
-
-        async def open_probe(node: str, timeout_s: float) -> Probe:
-            return probe
-
-        checker = DirectioChecker(CheckerContext("sda", "/dev/sda"), open_probe)
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
         assert (await checker.check(6)).state is PathState.UP
-        probe.hangs = True
+        io.hangs = True
         for _ in range(4):
             assert (await checker.check(6)).state is PathState.DOWN
-        assert probe.reads == [(0, 4096)] * 2  # one is out: no other is started beside it
-        probe.hangs = False
-        probe.late_result = bytes(4096)
-        assert (await checker.check(6)).state is PathState.UP
-        assert len(probe.reads) == 2  # the late one was the answer
-        assert (await checker.check(6)).state is PathState.UP
-        probe.error = StorageError(errno.EMSGSIZE, "read", "sda", 0, 4096)
-        assert (await checker.check(6)).state is PathState.DOWN
-        probe.error = StorageError(errno.EAGAIN, "read", "sda", 0, 4096)
-        assert await checker.check(6) == CheckResult(PathState.UNCHECKED, " is not available")
-        probe.error, probe.hangs, probe.late_result = None, True, b""
-        assert (await checker.check(6)).state is PathState.DOWN
-        assert (await checker.check(6)).state is PathState.DOWN
+        assert io.loop.time() == 6  # one is out: the others have their answer at once
+        assert io.reads == [4096] * 2
+        io.release()
         assert not checker.is_waiting
-        checker.close()
+        assert (await checker.check(6)).state is PathState.UP
+        assert len(io.reads) == 2  # the late one was the answer
+        assert (await checker.check(6)).state is PathState.UP
+        assert (len(io.reads), io.opens) == (3, 1)
 
-    asyncio.run(scene())
+    with_device(scene)
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (4096, PathState.UP),
+        (512, PathState.DOWN),
+        (0, PathState.DOWN),
+        (-errno.EIO, PathState.DOWN),
+        (-errno.EINVAL, PathState.DOWN),
+        (-errno.EAGAIN, PathState.UNCHECKED),
+        (-errno.ENOMEM, PathState.UNCHECKED),
+    ],
+)
+def test_directio_results(result: int, state: PathState) -> None:
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        io.result = result
+        found = await checker.check(6)
+        assert found.state is state
+        assert found.message == {PathState.UP: " reports path is up", PathState.DOWN: " reports path is down"}.get(
+            state, " is not available"
+        )
+        io.hangs = True
+        assert (await checker.check(6)).state is PathState.DOWN
+        io.release()
+        assert (await checker.check(6)).state is state
+
+    with_device(scene)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (errno.ENXIO, PathState.DOWN),
+        (errno.ENOENT, PathState.WILD),
+        (errno.EACCES, PathState.WILD),
+        (errno.EMFILE, PathState.UNCHECKED),
+    ],
+)
+def test_directio_that_cannot_open(error: int, state: PathState) -> None:
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        io.open_error = error
+        assert (await checker.check(6)).state is state
+        io.open_error = None
+        assert (await checker.check(6)).state is PathState.UP
+        assert io.opens == 2
+
+    with_device(scene)
+
+
+def test_directio_whose_open_hangs() -> None:
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        io.opening_hangs = True
+        for _ in range(3):
+            assert (await checker.check(6)).state is PathState.DOWN
+        assert (io.opens, io.loop.time()) == (1, 18)
+        io.release()
+        assert (await checker.check(6)).state is PathState.UP
+        assert io.opens == 1
+
+    with_device(scene)
+
+
+def test_directio_without_a_thread_says_nothing_of_the_path() -> None:
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        io.opening_hangs = io.no_thread = True
+        assert await checker.check(6) == CheckResult(PathState.UNCHECKED, " is not available")
+        io.opening_hangs = False
+        assert (await checker.check(6)).state is PathState.UP
+
+    with_device(scene)
+
+
+@pytest.mark.parametrize("opening", [True, False])
+def test_directio_closed_while_the_kernel_has_its_request(opening: bool) -> None:
+    """The descriptor is closed when the read comes back, and nobody hears of it."""
+    told: list[CheckResult] = []
+
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        assert opening or (await checker.check(6)).state is PathState.UP
+        io.hangs, io.opening_hangs = not opening, opening
+        checker.begin(6, told.append)
+        await asyncio.sleep(1)
+        checker.close()
+        assert (io.closes, io.outstanding, io.users) == (0, 1, 1)
+        io.release()
+        assert (io.closes, io.users) == (1, 0)
+        io.reads.append(0)
+
+    with_device(scene)
+    assert not told
+
+
+def test_a_cancelled_check_leaves_a_late_read() -> None:
+    async def scene(io: FakeProbeIo, checker: DirectioChecker) -> None:
+        assert (await checker.check(6)).state is PathState.UP
+        io.hangs = True
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await checker.check(6)
+        assert checker.is_waiting
+        assert len(io.timeouts) == 0
+        io.release()
+        assert (await checker.check(6)).state is PathState.UP
+        assert len(io.reads) == 2
+
+    with_device(scene)
 
 
 def test_names_and_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import pytest
 from holdfast.path.checkers.base import CheckerContext
 from holdfast.path.checkers.directio import DirectioChecker
 from holdfast.path.states import PathState
-from holdfast.storage import close_storage
 from tests.fuse.frozen_fs import FrozenFs
 
 pytestmark = pytest.mark.fuse
@@ -41,7 +40,6 @@ def test_hang_and_return(frozen_fs: FrozenFs) -> None:
         assert (await checker.check(SHORT_S)).state is PathState.DOWN
         checker.close()  # with a read outstanding
         frozen_fs.heal()
-        close_storage()
 
     asyncio.run(scene())
 
@@ -56,6 +54,5 @@ def test_an_open_that_hangs(frozen_fs: FrozenFs) -> None:
         frozen_fs.heal()
         assert (await checker.check(HEALTHY_S)).state is PathState.UP
         checker.close()
-        close_storage()
 
     asyncio.run(scene())

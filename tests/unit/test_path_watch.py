@@ -251,7 +251,7 @@ def test_a_checker_that_raises() -> None:
                 def close(self) -> None:
                     pass
 
-            lab.watch._checkers[lab.path("sda")] = Broken()
+            lab.watch._checks.checkers[lab.path("sda")] = Broken()
             await lab.pass_time(10)
             assert lab.path("sda").state is PathState.UNCHECKED
             assert lab.path("sda").message == " failed: of course"

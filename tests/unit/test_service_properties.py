@@ -9,6 +9,7 @@ import pytest
 from holdfast import conf_text
 from holdfast.service import calendar, commands, environment, messages, names, words
 from holdfast.service.events import (
+    SERVICE_STATES,
     Active,
     Changed,
     Elapsed,
@@ -23,7 +24,6 @@ from holdfast.service.events import (
     Spawned,
     SpawnFailed,
     Start,
-    State,
     Stop,
     active_of,
 )
@@ -237,7 +237,7 @@ def test_any_sequence_of_events(number: int) -> None:
 
 
 def test_every_state_serves_start_and_stop() -> None:
-    for state in State:
+    for state in SERVICE_STATES:
         assert (state, Start) in HANDLERS
         assert (state, Stop) in HANDLERS
         assert (state, Elapsed) in HANDLERS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from itertools import groupby, pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.unit.path_lab import Lab
+from tests.unit.probe_lab import FakeProbeIo
 
 from holdfast.path.checkers.base import CheckerContext
 from holdfast.path.checkers.directio import DirectioChecker
@@ -18,7 +18,6 @@ from holdfast.path.records import MapSettings
 from holdfast.path.schedule import Intervals
 from holdfast.path.states import shown_word
 from holdfast.path.watch import MapWatch
-from holdfast.storage import DeadlineError
 from holdfast.testing.virtual_loop import run_virtual
 
 FOLDER = Path(__file__).parent / "path"
@@ -41,34 +40,6 @@ def recorded(release: str) -> list[tuple[str, str, int]]:
     return [key for key, _ in groupby(seen)]
 
 
-class HungProbe:
-    """A device that stops answering, and later answers what it was asked then."""
-
-    block_size = 512
-    size = 2**26
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.go.set()
-        self.submitted = 0
-        self.outstanding = 0
-
-    async def read(self, offset: int, length: int, timeout_s: float) -> bytes:
-        assert (offset, length) == (0, 4096)
-        assert not self.outstanding, "a second read beside one that is out"
-        self.submitted += 1
-        self.outstanding = 1
-        return await self.wait(timeout_s)
-
-    async def wait(self, timeout_s: float) -> bytes:
-        try:
-            await asyncio.wait_for(self.go.wait(), timeout_s)
-        except TimeoutError:
-            raise DeadlineError("read", "sda", 0, 4096, timeout_s, pending=self) from None
-        self.outstanding = 0
-        return bytes(4096)
-
-
 @pytest.mark.parametrize("release", ["0.9.4", "0.14.3"])
 def test_states_in_the_recorded_order(release: str) -> None:
     expected = recorded(release)
@@ -79,24 +50,20 @@ def test_states_in_the_recorded_order(release: str) -> None:
 
     async def scene() -> None:
         lab = Lab(MapSettings(intervals=Intervals(POLLING, LONGEST)), timeout_s=TIMEOUT_S)
-        probe = HungProbe()
+        device = FakeProbeIo()
         path = lab.path("sda")
-
-        async def open_probe(node: str, timeout_s: float) -> HungProbe:
-            return probe
-
-        checker = DirectioChecker(CheckerContext("sda", "/dev/sda"), open_probe)
+        checker = DirectioChecker(CheckerContext("sda", "/dev/sda"), lambda: device)
         lab.watch = MapWatch(
             lab.map, lab.kernel, lambda p: checker if p is path else lab.storage[p], log=lab._write
         )
         async with lab:
             await lab.pass_time(2.5)
-            probe.go.clear()
+            device.hangs = True
             hung_at = lab.loop.time()
             for step in range(400):
                 if step == 300:
-                    submitted.append(probe.submitted)
-                    probe.go.set()
+                    submitted.append(len(device.reads))
+                    device.release()
                 await lab.pass_time(0.1)
                 seen.append((path.dm_state.value, shown_word(path.state, True), path.interval))
                 if path.dm_state.value == "failed" and not failed_after:

@@ -129,16 +129,115 @@ PATH_CONFIG: dict[str, Entry] = {
     "check": Entry("find mistakes in multipath.conf, show which values hold", "holdfast.cli.path_config:check"),
 }
 
-PATH: dict[str, Entry] = {
-    "config": Entry("multipath.conf", group=PATH_CONFIG),
+PATH_QUEUEING: dict[str, Entry] = {
+    "status": Entry("which maps queue I/O without a path", "holdfast.cli.path_queueing:status"),
+    "disable": Entry("let I/O without a path fail", "holdfast.cli.path_queueing:disable"),
+    "restore": Entry("queue as multipath.conf says", "holdfast.cli.path_queueing:restore"),
+    "at-exit": Entry("whether maps queue when the daemon has ended", "holdfast.cli.path_queueing:at_exit"),
 }
+
+SERVICE: dict[str, dict[str, Entry]] = {
+    "look": {
+        "status": Entry("state, processes, latest lines, what comes next", "holdfast.cli.service_status:status"),
+        "show": Entry("properties of units, or of the manager", "holdfast.cli.service_show:show"),
+        "logs": Entry("latest lines of units; with -f what comes", "holdfast.cli.service_logs:logs"),
+        "list-units": Entry("units that are up or have failed", "holdfast.cli.service_list:list_units"),
+        "list-jobs": Entry("jobs that run or wait", "holdfast.cli.service_list:list_jobs"),
+        "list-dependencies": Entry("what units pull in", "holdfast.cli.service_list:list_dependencies"),
+        "is-active": Entry("whether one of the units is up", "holdfast.cli.service_show:is_active"),
+        "is-failed": Entry("whether one of the units has failed", "holdfast.cli.service_show:is_failed"),
+        "is-system-running": Entry("whether all is well", "holdfast.cli.service_show:is_system_running"),
+    },
+    "units": {
+        "start": Entry("start units", "holdfast.cli.service_jobs:start"),
+        "stop": Entry("stop units", "holdfast.cli.service_jobs:stop"),
+        "restart": Entry("stop and start units", "holdfast.cli.service_jobs:restart"),
+        "try-restart": Entry("restart units that are up", "holdfast.cli.service_jobs:try-restart"),
+        "reload": Entry("let units read their settings again", "holdfast.cli.service_jobs:reload"),
+        "reload-or-restart": Entry(
+            "reload units, or restart those that cannot", "holdfast.cli.service_jobs:reload-or-restart"
+        ),
+        "try-reload-or-restart": Entry(
+            "the same for units that are up", "holdfast.cli.service_jobs:try-reload-or-restart"
+        ),
+        "isolate": Entry("start a unit, stop all others", "holdfast.cli.service_jobs:isolate"),
+        "kill": Entry("send a signal to units' processes", "holdfast.cli.service_control:kill"),
+        "reset-failed": Entry("forget failures and counted starts", "holdfast.cli.service_control:reset_failed"),
+        "cancel": Entry("cancel jobs", "holdfast.cli.service_control:cancel"),
+    },
+    "unit files": {
+        "list-unit-files": Entry(
+            "unit files and whether they are enabled", "holdfast.cli.service_files:list_unit_files"
+        ),
+        "cat": Entry("the text of units", "holdfast.cli.service_files:cat"),
+        "is-enabled": Entry("whether units are enabled", "holdfast.cli.service_files:is_enabled"),
+        "enable": Entry("start units with others from now on", "holdfast.cli.service_files:enable"),
+        "disable": Entry("undo that", "holdfast.cli.service_files:disable"),
+        "reenable": Entry("disable and enable", "holdfast.cli.service_files:reenable"),
+        "preset": Entry("enable or disable as presets say", "holdfast.cli.service_files:preset"),
+        "mask": Entry("make units impossible to start", "holdfast.cli.service_files:mask"),
+        "unmask": Entry("undo that", "holdfast.cli.service_files:unmask"),
+        "link": Entry("make unit files known that are elsewhere", "holdfast.cli.service_files:link"),
+        "get-default": Entry("what the manager starts first", "holdfast.cli.service_files:get_default"),
+        "set-default": Entry("set that", "holdfast.cli.service_files:set_default"),
+    },
+    "manager": {
+        "daemon": Entry("run the supervisor", "holdfast.cli.service_daemon"),
+        "daemon-reload": Entry("read all unit files again", "holdfast.cli.service_control:daemon_reload"),
+        "service-watchdogs": Entry(
+            "whether services that do not ping are ended", "holdfast.cli.service_control:service_watchdogs"
+        ),
+        "exit": Entry("stop all units, end the manager", "holdfast.cli.service_control:exit"),
+        "reboot": Entry("stop all units, restart", "holdfast.cli.service_control:reboot"),
+        "poweroff": Entry("stop all units, switch off", "holdfast.cli.service_control:poweroff"),
+        "halt": Entry("stop all units, halt", "holdfast.cli.service_control:halt"),
+    },
+}
+
+SERVICE_FIRST_STEPS = """\
+first steps:
+  holdfast service daemon --main nginx.service &    run a packaged unit, until it ends
+  holdfast service status nginx                     how is it?
+  holdfast service restart nginx
+"""
+
+PATH: dict[str, dict[str, Entry]] = {
+    "look": {
+        "show": Entry("paths, maps and their state; --watch: live", "holdfast.cli.path_show"),
+        "topology": Entry("maps with their groups and paths", "holdfast.cli.path_show:topology"),
+        "check": Entry("check devices once, without a daemon", "holdfast.cli.path_check"),
+    },
+    "change": {
+        "fail": Entry("take paths out of use", "holdfast.cli.path_change:fail"),
+        "reinstate": Entry("take paths into use again", "holdfast.cli.path_change:reinstate"),
+        "queueing": Entry("what becomes of I/O to maps without any path", group=PATH_QUEUEING),
+        "reconfigure": Entry("read multipath.conf anew", "holdfast.cli.path_change:reconfigure"),
+    },
+    "set up": {
+        "config": Entry("multipath.conf", group=PATH_CONFIG),
+        "advise": Entry("values for multipath.conf that go with leases", "holdfast.cli.path_advise"),
+        "daemon": Entry("run the path daemon (multipathd-compatible)", "holdfast.cli.path_daemon"),
+        "units": Entry("unit files for systemd", "holdfast.cli.path_units"),
+    },
+}
+
+PATH_FIRST_STEPS = """\
+first steps:
+  holdfast path config check           is multipath.conf right?
+  holdfast path show                   which paths are there, and how are they?
+  holdfast path show --watch 2         live
+  holdfast path topology               maps with their paths
+"""
 
 COMMANDS: dict[str, Entry] = {
     "run": Entry("run a command on one host at a time", "holdfast.cli.run"),
     "demo": Entry("see two hosts, a storage failure and a takeover, live, in a minute", "holdfast.cli.demo"),
     "lease": Entry("the lease daemon and its storage", sections=LEASE, first_steps=LEASE_FIRST_STEPS),
     "watchdog": Entry("the watchdog daemon and its device", group=WATCHDOG),
-    "path": Entry("paths of dm-multipath: the configuration", group=PATH),
+    "path": Entry("the path daemon: paths of dm-multipath", sections=PATH, first_steps=PATH_FIRST_STEPS),
+    "service": Entry(
+        "the supervisor: systemd's unit files, without systemd", sections=SERVICE, first_steps=SERVICE_FIRST_STEPS
+    ),
     "why": Entry("what ended the last boot of this host", "holdfast.cli.why"),
     "completion": Entry("print a completion script for bash, zsh or fish", "holdfast.cli.completion"),
 }

@@ -1,7 +1,7 @@
 """`holdfast completion`: shell completion, written out from the parsers.
 
-At a TAB nothing of Holdfast runs, except where a lockspace or a lease is expected: then the daemon is asked for
-the names that it knows (`cli.names`), and none are offered when it does not answer at once.
+At a TAB nothing of Holdfast runs, except where a name is expected that a daemon knows: a lockspace, a lease, a
+path, a map, a unit. Then the daemon is asked (`cli.names`); nothing is offered when it does not answer at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from holdfast.cli.commands import COMMANDS, Entry, load
 from holdfast.cli.output import NAMES_OF, Parser
 
 EPILOG = """\
-`holdfast completion spaces` and `holdfast completion leases` print the names that the daemon knows: the scripts
-use them where a lockspace or a lease is expected.
+`holdfast completion spaces|leases|paths|maps|units` prints the names that the daemons know: the scripts use them
+where such a name is expected.
 
 exit codes: 0 printed, 2 wrong usage
 
@@ -26,7 +26,7 @@ examples:
   holdfast completion fish > ~/.config/fish/completions/holdfast.fish
 """
 SHELLS = ("bash", "zsh", "fish")
-NAMES = ("spaces", "leases")
+NAMES = ("spaces", "leases", "paths", "maps", "units")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,7 +101,7 @@ def bash() -> str:
         '    local known=$(holdfast completion "$1" 2>/dev/null) before=${cur%"${cur##*:}"}',
         '    COMPREPLY=($(compgen -W "$known" -- "$cur"))',
         '    [[ $COMP_WORDBREAKS == *:* ]] && COMPREPLY=("${COMPREPLY[@]#"$before"}")',
-        "    [[ $1 == spaces ]] || compopt -o nospace 2>/dev/null",
+        "    [[ $1 != leases ]] || compopt -o nospace 2>/dev/null",
         "}",
         "_holdfast() {",
         "    local line=${COMP_LINE:0:COMP_POINT} cur prev i words='' typed",

@@ -6,7 +6,7 @@ Imports at the top stay few: `holdfast --help` must answer within four times the
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from holdfast.cli.commands import COMMANDS, Entry, load
 from holdfast.version import __version__
@@ -101,8 +101,13 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Errors of the field become one line on stderr; a defect shows its traceback."""
+    return guarded(lambda: dispatch(sys.argv[1:] if arguments is None else arguments))
+
+
+def guarded(call: Callable[[], int], name: str = "holdfast") -> int:
+    """The exit code of `call`, whatever it raises of the field."""
     try:
-        return dispatch(sys.argv[1:] if arguments is None else arguments)
+        return call()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -117,6 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = error_text(error)
         if text is None:
             raise
-        print(f"holdfast: {text}", file=sys.stderr)
+        print(f"{name}: {text}", file=sys.stderr)
         # A command whose help names further exit codes raises errors that carry them.
         return int(getattr(error, "exit_code", EXIT_FAILED))

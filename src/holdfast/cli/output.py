@@ -57,7 +57,7 @@ NAMES_OF = "holdfast_names"
 
 
 def completes(action: argparse.Action, kind: str) -> None:
-    """Shell completion offers `spaces` or `leases` of the daemon for this argument."""
+    """Shell completion offers `spaces`, `leases` or `units` of the daemon for this argument."""
     setattr(action, NAMES_OF, kind)
 
 

@@ -197,6 +197,8 @@ class LogSettings:
     """stderr gets lines too."""
     log_level: int = LOG_INFO
     """For stderr."""
+    time_stamps: bool = True
+    """On stderr."""
     logfile: str | None = None
     logfile_priority: int = LOG_WARNING
     logfile_use_utc: bool = False
@@ -222,7 +224,7 @@ class DaemonLog:
                 # journald would get each line twice, and once without fields.
                 system_priority = max(settings.log_level, settings.syslog_priority)
             else:
-                sinks.append((settings.log_level, StderrSink()))
+                sinks.append((settings.log_level, StderrSink(settings.time_stamps)))
         sinks.append((system_priority, system_log))
         problem = None
         if settings.logfile is not None and settings.logfile_priority > LOG_NONE:

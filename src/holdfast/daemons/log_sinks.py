@@ -94,10 +94,13 @@ class SinkThread:
 
 
 class StderrSink:
-    """Lines as they are, for people and for `tee`."""
+    """Lines as they are, for people and for `tee`; without `time_stamps` for what adds its own."""
+
+    def __init__(self, time_stamps: bool = True) -> None:
+        self._time_stamps = time_stamps
 
     def write(self, entry: Entry) -> None:
-        sys.stderr.write(entry.line + "\n")
+        sys.stderr.write((entry.line if self._time_stamps else entry.text) + "\n")
         sys.stderr.flush()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ OOM_SCORE: Final = -1000
 """Never chosen by the OOM killer: its death would cost the host."""
 _MCL_CURRENT: Final = 1
 _MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
 
 
 def protect_from_oom_killer() -> None:
@@ -50,7 +51,20 @@ def lock_memory(level: int) -> None:
     """Level 1 what is mapped now, from 2 on what will be mapped too."""
     if level <= 0:
         return
-    flags = _MCL_CURRENT | (_MCL_FUTURE if level > 1 else 0)
+    _lock(_MCL_CURRENT | (_MCL_FUTURE if level > 1 else 0))
+
+
+def lock_memory_when_used() -> None:
+    """What is mapped now, at once; later mappings page by page as they are used: thousands of threads' stacks
+    would take gigabytes otherwise.
+    """
+    if _lock(_MCL_CURRENT):
+        _lock(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+
+
+def _lock(flags: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(flags):
         log.error("mlockall failed: %s", os.strerror(ctypes.get_errno()))
+        return False
+    return True

@@ -169,6 +169,8 @@ def granted(found: Map, path: Path, wish: Wish, is_well: bool) -> list[Action]:
 def _hold_back(found: Map, path: Path, new: PathState, now_s: float, actions: list[Action]) -> PathState:
     """UP, GHOST, or DELAYED when the path failed too often (spec 4.9)."""
     settings = found.settings.delays
+    if not (settings.san_threshold or settings.double_failed_s or settings.pathgroups):
+        return new  # Off, as nearly always: thousands of checks in a second come through here.
     old = path.state
     verdict, text = marginal.found_good(path.delays, settings, old.is_good, old.is_bad, found.active_paths, now_s)
     if text:
@@ -253,6 +255,7 @@ def _count(found: Map, path: Path, old: PathState, now_s: float) -> list[Action]
     actions: list[Action] = []
     if path.state.is_bad:
         found.counters.path_faults += 1
+        path.statistics.flaps += old.is_good
         found.failback_at = None
     if old.is_good != path.state.is_good:
         actions.append(Log(2, f"{found.name}: remaining active paths: {found.active_paths}"))
@@ -293,6 +296,7 @@ def _kernel_failed(found: Map, path: Path) -> list[Action]:
     was_good = path.state.is_good
     path.state = PathState.DOWN
     found.counters.path_faults += 1
+    path.statistics.flaps += was_good
     polling = found.settings.intervals.polling
     actions: list[Action] = [Log(2, f"{path.dev}: mark as failed"), Recheck(path, polling)]
     if was_good:

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast.path.latency import Statistics
 from holdfast.path.marginal import Delays, DelaySettings
 from holdfast.path.schedule import Intervals
 from holdfast.path.states import DmState, GroupState, PathState
@@ -105,6 +106,8 @@ class Path:
     """What had to be done before it may be used again, and was."""
     was_checked: bool = False
     """Something is known of it: only then does its being down count."""
+    statistics: Statistics = field(default_factory=Statistics)
+    """Kept over a reconfigure: hand the object on to the record that follows this one."""
 
 
 @dataclass(slots=True, eq=False)

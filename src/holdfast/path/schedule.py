@@ -1,22 +1,34 @@
 """When the paths are checked: intervals, their growth, and how checks are spread over time (spec path 4.2).
 
-Pure. The original counts loop iterations; here every instant is a time of the caller's clock in seconds. Due times
-are whole seconds of that clock, so that the checks of one map wake the daemon together, and only then.
+Pure, except for `Alarm`, the one timer that all maps share. The original counts loop iterations; here every
+instant is a time of the caller's clock in seconds. Due times are whole seconds of that clock, so that the checks
+of one map, and those of other maps in that second, wake the daemon together, and only then.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import heapq
+import logging
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 DEFAULT_POLLING_S: Final = 5
 MAX_FACTOR: Final = 4
 """max_polling_interval, if it is not set, in polling intervals."""
 MAX_INTERVAL_S: Final = 24 * 3600
 """Longer intervals are cut: a path that is looked at once a day is not watched."""
+
+EARLY_S: Final = 1e-6
+"""A timer of the loop may fire a hair early: what is due then is due, or it would be asked again and again."""
+RINGS_AT_ONCE: Final = 64
+"""How many are told in one turn of the loop that they are due; the others in the next."""
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +52,22 @@ class Intervals:
     @property
     def period(self) -> int:
         """A common multiple of all intervals that a path can have."""
-        period = interval = self.polling
-        while interval != self.longest:
-            interval = self.grown(interval)
-            period = math.lcm(period, interval)
-        return period
+        return _period(self)
 
     def grown(self, interval: int) -> int:
         """The interval after a check that found the path good as before."""
         if interval >= self.longest:
             return self.longest
         return 2 * interval if interval < self.longest // 2 else self.longest
+
+
+@functools.lru_cache(maxsize=256)
+def _period(intervals: Intervals) -> int:
+    period = interval = intervals.polling
+    while interval != intervals.longest:
+        interval = intervals.grown(interval)
+        period = math.lcm(period, interval)
+    return period
 
 
 def next_due(
@@ -124,3 +141,84 @@ class Agenda(Generic[Item]):
             del self._due[item]
             taken.append(item)
         return taken
+
+
+class Ringer(Hashable, Protocol):
+    """Who is due at some time."""
+
+    def ring(self) -> None:
+        """It is time. Sets the next time itself."""
+        ...
+
+
+class Alarm:
+    """One timer of the loop for everybody: those who are due in the same second wake the process once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._agenda: Agenda[Ringer] = Agenda()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._ringing: list[Ringer] = []
+
+    def set(self, who: Ringer, due_s: float) -> None:
+        """`who.ring()` then, and not when it was before."""
+        self._agenda.put(who, due_s)
+        if due_s < self._timer_at and not self._ringing:
+            self._arm(due_s)
+
+    def late_s(self) -> float:
+        """How long somebody should have been told by now."""
+        due = self._agenda.next_due()
+        return max(self._loop.time() - due, 0.0) if due is not None else 0.0
+
+    def forget(self, who: Ringer) -> None:
+        """Never."""
+        self._agenda.remove(who)
+        if who in self._ringing:
+            self._ringing.remove(who)
+        if not len(self._agenda) and not self._ringing:
+            self._disarm()
+
+    def _arm(self, due_s: float) -> None:
+        self._disarm()
+        self._timer_at = due_s
+        self._timer = self._loop.call_at(due_s, self._fire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = math.inf
+
+    def _fire(self) -> None:
+        now = max(self._loop.time(), self._timer_at) + EARLY_S
+        self._timer, self._timer_at = None, math.inf
+        self._ringing = self._agenda.take_due(now)
+        self._ringing.reverse()
+        self._ring_some()
+
+    def _ring_some(self) -> None:
+        for _ in range(min(RINGS_AT_ONCE, len(self._ringing))):
+            who = self._ringing.pop()
+            try:
+                who.ring()
+            except Exception:  # One map's mistake is not the others' end.
+                _log.exception("%r did not take that it is due", who)
+        if self._ringing:
+            self._loop.call_soon(self._ring_some)
+            return
+        due = self._agenda.next_due()
+        if due is not None and due < self._timer_at:
+            self._arm(due)
+
+
+_alarms: WeakKeyDictionary[asyncio.AbstractEventLoop, Alarm] = WeakKeyDictionary()
+
+
+def alarm_of(loop: asyncio.AbstractEventLoop) -> Alarm:
+    """The loop's one; made on first use."""
+    found = _alarms.get(loop)
+    if found is None:
+        found = _alarms[loop] = Alarm(loop)
+    return found

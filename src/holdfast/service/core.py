@@ -7,20 +7,27 @@ answers with `Spawned` or `SpawnFailed` before it looks at the next output.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
-from dataclasses import dataclass
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from holdfast.service import events
+from holdfast.service.agenda import Agenda
 from holdfast.service.conditions import unmet
 from holdfast.service.events import Action, Active, Answer, Changed, Elapsed, Log, State
-from holdfast.service.exit_status import Result
+from holdfast.service.exit_status import Code, Result, signal_name
 from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
 from holdfast.service.queue import Job, JobDone, Jobs
 from holdfast.service.run import Members
 from holdfast.service.settings import Condition
 from holdfast.service.transaction import TransactionError, build
-from holdfast.service.units import Graph, Unit
+from holdfast.service.triggers.machine import Actions, TriggerMachine, active_of
+from holdfast.service.triggers.messages import Activate, NotActivated, TriggerAction, Triggered, TriggerEvent
+from holdfast.service.triggers.path_rules import PathMachine
+from holdfast.service.triggers.socket_rules import SocketMachine
+from holdfast.service.triggers.timer_rules import TimerMachine
+from holdfast.service.units import Graph, Unit, triggered_unit
 from holdfast.timespan import INFINITY
 
 Holds = Callable[[Condition, bool], bool]
@@ -32,7 +39,12 @@ class Output:
     """Something to do for a unit, or the end of a job."""
 
     unit: str
-    what: Action | JobDone
+    what: Action | TriggerAction | JobDone
+
+
+def local_time() -> datetime.datetime:
+    """The wall clock, in the local zone."""
+    return datetime.datetime.now().astimezone()
 
 
 class Core:
@@ -44,18 +56,28 @@ class Core:
         members: Callable[[str], Members],
         holds: Holds,
         on_failure_each_round: bool = True,
+        wall: Callable[[], datetime.datetime] = local_time,
+        startup: int = 0,
     ) -> None:
         """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
-        OnFailure= only when no restart follows, as 252.
+        OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started.
         """
         self.graph = graph
         self.jobs = Jobs(graph)
         self.machines: dict[str, Machine] = {}
+        """Of services."""
+        self.triggers: dict[str, TriggerMachine] = {}
+        """Of sockets, timers and paths."""
         self.outputs: collections.deque[Output] = collections.deque()
         self._members = members
         self._holds = holds
         self._each_round = on_failure_each_round
         self._simple: dict[str, Active] = {}
+        self._agenda = Agenda(self._deadline_of)
+        self._wall = wall
+        self._startup = startup
+        self._variables: dict[str, Mapping[str, str]] = {}
+        """For the processes of units that were triggered: until they are down again."""
         self._now = 0
 
     # From outside.
@@ -65,28 +87,31 @@ class Core:
         self._now = now
         plan = build(self.graph, self.states(), self.jobs.installed(), unit, wanted, mode, by_user)
         for line in plan.log:
-            self._put(plan.anchor, Log(line, 4))
+            self._put(plan.anchor, Log(line, 7 if line.startswith("Cannot add dependency") else 4))
         anchor, ended = self.jobs.install(plan, now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
         self._run_jobs()
         return anchor
 
-    def deliver(self, unit: str, event: events.Event, now: int) -> None:
-        """Something happened to a service."""
+    def deliver(self, unit: str, event: events.Event | TriggerEvent, now: int) -> None:
+        """Something happened to a unit."""
         self._now = now
+        trigger = self.triggers.get(unit)
         machine = self.machines.get(unit)
-        if machine is not None:
+        if trigger is not None:
+            self._take(unit, trigger.handle(event, now))
+        elif machine is not None and isinstance(event, events.Event):
             self._take(unit, machine.handle(event, now))
         self._run_jobs()
 
     def elapse(self, now: int) -> None:
         """Handle all deadlines up to `now`."""
         self._now = now
-        for unit, machine in list(self.machines.items()):
-            if machine.deadline <= now:
-                self._take(unit, machine.handle(Elapsed(), now))
-        for job in self.jobs:
-            if job.deadline <= now:
+        for unit in self._agenda.due(now):
+            machine: Machine | TriggerMachine = self.machines.get(unit) or self.triggers[unit]
+            self._take(unit, machine.handle(Elapsed(), now))
+        for job in self.jobs.expired(now):
+            if self.jobs.get(job.unit) is job:
                 self._put(job.unit, Log(f"Job {job.unit}/{job.type.value} timed out.", 4))
                 self._finish(job, JobResult.TIMEOUT)
                 file = self.graph.unit(job.unit).file
@@ -94,36 +119,79 @@ class Core:
                     self._put(job.unit, events.Emergency(file.unit.job_timeout_action, "job timed out"))
         self._run_jobs()
 
+    def variables(self, unit: str) -> Mapping[str, str]:
+        """For the processes of a unit that another one triggered."""
+        return self._variables.get(unit, {})
+
+    def cancel(self, job: Job, now: int) -> None:
+        """`systemctl cancel`: the job goes, whatever its unit does."""
+        self._now = now
+        self._finish(job, JobResult.CANCELED)
+        self._run_jobs()
+
+    def use(self, graph: Graph, now: int) -> None:
+        """All unit files were read again (12.6): states, jobs and processes stay; changed settings hold from now
+        on, soft watchdogs begin anew.
+        """
+        self._now = now
+        self.graph = graph
+        self.jobs.use(graph)
+        for unit, machine in self.machines.items():
+            file = graph.unit(unit).file
+            if file is not None and file.service is not None:
+                machine.use(file, now)
+            self._agenda.note(unit)
+        for unit, trigger in self.triggers.items():
+            trigger.file = graph.unit(unit).file or trigger.file
+        self._run_jobs()
+
+    def postpone_watchdogs(self, until: Callable[[str, int], int], now: int) -> None:
+        """Before `elapse`: soft watchdogs that would expire now may get more time; `until` (unit, time of its
+        last ping) says until when.
+        """
+        for unit in self._agenda.due(now):
+            machine = self.machines.get(unit)
+            if machine is not None and machine.run.watchdog_deadline <= now:
+                machine.run.watchdog_deadline = max(
+                    machine.run.watchdog_deadline, until(unit, machine.run.watchdog_timestamp)
+                )
+            self._agenda.note(unit)
+
+    def forget(self, unit: str) -> None:
+        """A unit is unloaded; it must be down, and without a job."""
+        self.machines.pop(unit, None)
+        self.triggers.pop(unit, None)
+        self._simple.pop(unit, None)
+
     @property
     def deadline(self) -> int:
         """When `elapse` is due next."""
-        return min(
-            (*(machine.deadline for machine in self.machines.values()), *(job.deadline for job in self.jobs)),
-            default=INFINITY,
-        )
+        return min(self._agenda.next(), self.jobs.deadline)
+
+    def _deadline_of(self, unit: str) -> int:
+        machine = self.machines.get(unit) or self.triggers.get(unit)
+        return machine.deadline if machine is not None else INFINITY
 
     def active(self, unit: str) -> Active:
         """A unit's active state."""
+        if unit in self.triggers:
+            return self.triggers[unit].active
         machine = self.machines.get(unit)
         return machine.active if machine else self._simple.get(unit, Active.INACTIVE)
 
     def states(self) -> dict[str, Active]:
         """All that are not inactive."""
-        return self._simple | {unit: machine.active for unit, machine in self.machines.items()}
+        states = self._simple | {unit: machine.active for unit, machine in self.machines.items()}
+        return states | {unit: trigger.active for unit, trigger in self.triggers.items()}
 
     # Jobs.
 
-    def _put(self, unit: str, what: Action | JobDone) -> None:
+    def _put(self, unit: str, what: Action | TriggerAction | JobDone) -> None:
         self.outputs.append(Output(unit, what))
 
     def _run_jobs(self) -> None:
-        progress = True
-        while progress:
-            progress = False
-            for job in self.jobs:
-                if self.jobs.get(job.unit) is job and self.jobs.may_run(job):
-                    self._begin(job)
-                    progress = True
+        while (job := self.jobs.next_to_run()) is not None:
+            self._begin(job)
 
     def _begin(self, job: Job) -> None:
         self.jobs.begin(job, self._now)
@@ -165,17 +233,23 @@ class Core:
                     self._take(job.unit, machine.handle(events.Stop(), self._now))
                 self._finish(job, JobResult.DONE)
                 return
+        trigger = self._trigger_machine(unit)
         if machine is not None:
             self._take(job.unit, machine.handle(events.Start(), self._now))
+        elif trigger is not None:
+            self._take(job.unit, trigger.handle(events.Start(), self._now))
         else:
             self._set_simple(job.unit, Active.ACTIVE)
 
     def _stop(self, job: Job) -> None:
         machine = self.machines.get(job.unit)
+        trigger = self.triggers.get(job.unit)
         if self.active(job.unit).is_down:
             self._down(job)
         elif machine is not None:
             self._take(job.unit, machine.handle(events.Stop(job.type is JobType.RESTART), self._now))
+        elif trigger is not None:
+            self._take(job.unit, trigger.handle(events.Stop(job.type is JobType.RESTART), self._now))
         else:
             self._set_simple(job.unit, Active.INACTIVE)
 
@@ -189,7 +263,7 @@ class Core:
     def _down(self, job: Job) -> None:
         """Its unit is down: a stop is done, a restart becomes a start."""
         if job.type is JobType.RESTART:
-            job.type, job.running, job.blocked = JobType.START, False, False
+            self.jobs.turned(job, JobType.START)
         else:
             self._finish(job, JobResult.DONE)
 
@@ -199,6 +273,8 @@ class Core:
             one, why = queue.pop()
             done = self.jobs.remove(one, why)
             self._put(one.unit, done)
+            if one.type is JobType.START and self.active(one.unit).is_down:
+                self._tell_triggers(one.unit, limited=False)
             if why is JobResult.DEPENDENCY:
                 self._put(one.unit, Log(f"Dependency failed for {one.unit}.", 4))
                 self._trigger(one.unit, "OnFailure")
@@ -210,13 +286,45 @@ class Core:
             machine = self.machines[unit.name] = Machine(unit.file, self._members(unit.name))
         return machine
 
-    # What services do.
+    def _trigger_machine(self, unit: Unit) -> TriggerMachine | None:
+        machine = self.triggers.get(unit.name)
+        file = unit.file
+        if machine is not None or file is None:
+            return machine
+        triggered = self.graph.resolve(triggered_unit(file))
+        if file.socket is not None:
+            machine = SocketMachine(file, triggered)
+        elif file.timer is not None:
+            machine = TimerMachine(file, triggered, self._wall, self._startup)
+        elif file.path is not None:
+            machine = PathMachine(file, triggered)
+        else:
+            return None
+        machine.other = self.active(triggered) if triggered else Active.INACTIVE
+        self.triggers[unit.name] = machine
+        return machine
 
-    def _take(self, unit: str, actions: list[Action]) -> None:
+    def _tell_triggers(self, unit: str, limited: bool) -> None:
+        """The sockets, timers and paths that start this unit look at how it does."""
+        for other in self.graph.of(unit, "TriggeredBy"):
+            trigger = self.triggers.get(other)
+            if trigger is not None:
+                event = Triggered(unit, self.active(unit), limited)
+                self._take(other, trigger.handle(event, self._now))
+
+    # What units do.
+
+    def _take(self, unit: str, actions: list[Action] | Actions) -> None:
+        self._agenda.note(unit)
         for action in actions:
             if isinstance(action, Answer):
                 self._answered(unit, action.word)
                 continue
+            if isinstance(action, Activate):
+                self._activate(unit, action)
+                continue
+            if isinstance(action, events.Spawn) and unit in self._variables:
+                action = replace(action, variables={**action.variables, **self._variables[unit]})
             self._put(unit, action)
             if isinstance(action, Changed):
                 self._changed(unit, action)
@@ -228,12 +336,23 @@ class Core:
                 waiting = self.jobs.get(unit)
                 if waiting is not None:
                     waiting.blocked = False
+                    self.jobs.examine(waiting)
                 self._queue(unit, JobType.START, "replace" if action.direct else "restart-dependencies")
             elif isinstance(action, events.PropagateReload):
                 for other in self.graph.of(unit, "PropagatesReloadTo"):
                     self._queue(other, JobType.TRY_RELOAD, "fail")
 
+    def _activate(self, trigger: str, wanted: Activate) -> None:
+        """A socket, timer or path starts its unit."""
+        if wanted.variables and self.active(wanted.unit).is_down:
+            self._variables[wanted.unit] = wanted.variables
+        refused = self._queue(wanted.unit, JobType.START, "replace")
+        if refused:
+            self._take(trigger, self.triggers[trigger].handle(NotActivated(refused), self._now))
+
     def _answered(self, unit: str, word: str) -> None:
+        if word == "limited":
+            self._tell_triggers(unit, limited=True)
         job = self.jobs.get(unit)
         if job is None or not job.running:
             return
@@ -258,8 +377,11 @@ class Core:
         self._progress(unit, old, active, False)
 
     def _changed(self, unit: str, change: Changed) -> None:
-        idle = self.machines[unit].run.service.type == "idle"
-        old, new = events.active_of(change.old, idle), events.active_of(change.new, idle)
+        if unit in self.triggers:
+            old, new = active_of(change.old), active_of(change.new)
+        else:
+            idle = self.machines[unit].run.service.type == "idle"
+            old, new = events.active_of(change.old, idle), events.active_of(change.new, idle)
         self._progress(unit, old, new, change.restarting)
 
     def _progress(self, unit: str, old: Active, new: Active, restarting: bool) -> None:
@@ -268,10 +390,14 @@ class Core:
         asked_to_stop = job is not None and job.type in (JobType.STOP, JobType.RESTART)
         if job is not None:
             job.blocked = False
+            self.jobs.examine(job)
             if job.running or job.type is JobType.VERIFY_ACTIVE:
                 self._job_progress(job, new)
         if new is old:
             return
+        if new.is_down and not restarting:
+            self._variables.pop(unit, None)
+        self._tell_triggers(unit, limited=False)
         if new.is_down:
             if not asked_to_stop:
                 self._gone(unit)
@@ -325,15 +451,31 @@ class Core:
             return
         self._put(unit, Log(f"Triggering {kind}= dependencies.", 6))
         mode = file.unit.on_failure_job_mode if kind == "OnFailure" else file.unit.on_success_job_mode
+        machine = self.machines.get(unit)
         for other in others:
+            if machine is not None and self.active(other).is_down:
+                self._variables[other] = _monitored(machine)
             self._queue(other, JobType.START, mode)
 
-    def _queue(self, unit: str, wanted: JobType, mode: str) -> None:
-        """A job that the rules ask for; one that is refused is only logged."""
+    def _queue(self, unit: str, wanted: JobType, mode: str) -> str:
+        """A job that the rules ask for; one that is refused is only logged. Returns why, or nothing."""
         try:
             plan = build(self.graph, self.states(), self.jobs.installed(), unit, wanted, mode, by_user=False)
         except TransactionError as error:
             self._put(unit, Log(f"Failed to enqueue {wanted.value} job, ignoring: {error}", 4))
-            return
+            return str(error)
         _, ended = self.jobs.install(plan, self._now, mode)
         self.outputs.extend(Output(done.unit, done) for done in ended)
+        return ""
+
+
+def _monitored(machine: Machine) -> dict[str, str]:
+    """What a unit of OnFailure= or OnSuccess= is told of the one that ended (spec 5.6)."""
+    run = machine.run
+    told = {"MONITOR_UNIT": run.name, "MONITOR_SERVICE_RESULT": run.result.value}
+    death = run.main_death
+    if death is not None:
+        exited = death.code is Code.EXITED
+        told["MONITOR_EXIT_CODE"] = death.code.word
+        told["MONITOR_EXIT_STATUS"] = str(death.status) if exited else signal_name(death.status)
+    return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from holdfast.service.commands import Command
 from holdfast.service.exit_status import Exit, Result
@@ -33,6 +34,11 @@ class State(enum.Enum):
     FINAL_SIGKILL = "final-sigkill"
     FAILED = "failed"
     AUTO_RESTART = "auto-restart"
+    # Of sockets, timers and paths.
+    LISTENING = "listening"
+    WAITING = "waiting"
+    ELAPSED = "elapsed"
+    STOP_PRE = "stop-pre"
 
     @property
     def is_starting(self) -> bool:
@@ -53,6 +59,12 @@ class State(enum.Enum):
     @property
     def is_dead(self) -> bool:
         return self in (State.DEAD, State.FAILED)
+
+
+SERVICE_STATES: Final[tuple[State, ...]] = tuple(
+    state for state in State if state not in (State.LISTENING, State.WAITING, State.ELAPSED, State.STOP_PRE)
+)
+"""Those that a service can have."""
 
 
 class Active(enum.Enum):
@@ -98,6 +110,8 @@ class Role(enum.Enum):
     START_PRE = "ExecStartPre"
     START = "ExecStart"
     START_POST = "ExecStartPost"
+    STOP_PRE = "ExecStopPre"
+    """Of sockets."""
     RELOAD = "ExecReload"
     STOP = "ExecStop"
     STOP_POST = "ExecStopPost"

@@ -39,6 +39,12 @@ class Result(enum.Enum):
     START_LIMIT_HIT = "start-limit-hit"
     OOM_KILL = "oom-kill"
     EXEC_CONDITION = "exec-condition"
+    TRIGGER_LIMIT_HIT = "trigger-limit-hit"
+    """Of sockets and paths."""
+    SERVICE_START_LIMIT_HIT = "service-start-limit-hit"
+    """Of sockets."""
+    UNIT_START_LIMIT_HIT = "unit-start-limit-hit"
+    """Of timers and paths."""
 
 
 @dataclass(frozen=True, slots=True)

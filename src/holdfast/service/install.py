@@ -15,8 +15,6 @@ from holdfast.service.load import MAX_ENTRIES, Found, UnitFiles
 from holdfast.service.names import UnitName, UnitNameError
 from holdfast.service.settings import InstallSettings
 
-ETC: Final = "/etc/systemd/system"
-RUN: Final = "/run/systemd/system"
 MASK: Final = "/dev/null"
 PRESET_DIRECTORIES: Final = (
     "/etc/systemd/system-preset",
@@ -51,16 +49,11 @@ class RemoveLink:
 Change = MakeLink | RemoveLink
 
 
-def config(runtime: bool = False) -> str:
-    """Where links are made."""
-    return RUN if runtime else ETC
-
-
 def enable(files: UnitFiles, names: list[str], runtime: bool = False, force: bool = False) -> list[Change]:
     """The links of the units' `[Install]`, with `Also=`. Empty: static units. InstallError."""
     changes: dict[str, Change] = {}
     for found, install, name in _with_also(files, names, strict=True):
-        for link, target in _links(found, install, name, config(runtime)):
+        for link, target in _links(found, install, name, files.config(runtime)):
             old = _readlink(files, link)
             if old == target:
                 continue
@@ -140,7 +133,7 @@ def disable(files: UnitFiles, names: list[str], runtime: bool = False) -> list[C
     for found, _, name in _with_also(files, names, strict=False):
         gone |= {name, found.name}
     changes: list[Change] = []
-    for path, target in _all_links(files, config(runtime)):
+    for path, target in _all_links(files, files.config(runtime)):
         entry = os.path.basename(path)
         if target != MASK and _is_one_of(entry, os.path.basename(target), gone):
             changes.append(RemoveLink(path))
@@ -181,7 +174,7 @@ def mask(files: UnitFiles, names: list[str], runtime: bool = False, force: bool 
     """Links to /dev/null. InstallError where a file is in the way."""
     changes: list[Change] = []
     for name in names:
-        path = f"{config(runtime)}/{_checked(name)}"
+        path = f"{files.config(runtime)}/{_checked(name)}"
         old = _readlink(files, path)
         if old == MASK:
             continue
@@ -193,7 +186,7 @@ def mask(files: UnitFiles, names: list[str], runtime: bool = False, force: bool 
 
 def unmask(files: UnitFiles, names: list[str], runtime: bool = False) -> list[Change]:
     """Remove the masks, nothing else."""
-    paths = [f"{config(runtime)}/{_checked(name)}" for name in names]
+    paths = [f"{files.config(runtime)}/{_checked(name)}" for name in names]
     return [RemoveLink(path) for path in paths if _readlink(files, path) == MASK]
 
 
@@ -203,7 +196,7 @@ def link(files: UnitFiles, paths: list[str], runtime: bool = False) -> list[Chan
     for path in paths:
         if not path.startswith("/"):
             raise InstallError(f"{path}: not an absolute path")
-        place = f"{config(runtime)}/{_checked(os.path.basename(path))}"
+        place = f"{files.config(runtime)}/{_checked(os.path.basename(path))}"
         if os.path.dirname(path) not in files.directories and _readlink(files, place) != path:
             changes.append(MakeLink(place, path))
     return changes
@@ -232,7 +225,7 @@ def unit_file_state(files: UnitFiles, name: str) -> str:
     if found.name != name:
         return "alias"
     install = file.install if file else InstallSettings()
-    for directory, word in ((ETC, "enabled"), (RUN, "enabled-runtime")):
+    for directory, word in ((files.config(), "enabled"), (files.config(True), "enabled-runtime")):
         links = [path for path, _ in _links(found, install, name, directory)]
         if any(_readlink(files, path) is not None for path in links) or _is_pulled(files, directory, name):
             return word
@@ -254,7 +247,7 @@ def _is_pulled(files: UnitFiles, directory: str, name: str) -> bool:
 
 def _other_links(files: UnitFiles, name: str) -> bool:
     """Another name, or an instance, is enabled."""
-    for directory in (ETC, RUN):
+    for directory in dict.fromkeys((files.config(), files.config(True))):
         for path, target in _all_links(files, directory):
             entry = os.path.basename(path)
             if os.path.basename(target) == name and entry != name:
@@ -352,7 +345,7 @@ def apply(root: str, changes: list[Change]) -> list[str]:
             except FileNotFoundError:
                 continue
             said.append(f'Removed "{change.path}".')
-            if change.path.count("/") > ETC.count("/") + 1:
+            if os.path.dirname(change.path).endswith(_FOLDERS):
                 try:
                     os.rmdir(os.path.dirname(path))  # Only when it is empty.
                 except OSError:

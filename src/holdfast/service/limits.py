@@ -35,6 +35,12 @@ class StartLimit:
             return True
         return False
 
+    def used(self, now: int) -> tuple[int, int]:
+        """Starts counted in the window of now, and when it ends."""
+        if self._begin is None or now > self._begin + self.interval:
+            return 0, now
+        return self._count, self._begin + self.interval
+
     def reset(self) -> None:
         """Forget all attempts (`reset-failed`)."""
         self._begin, self._count = None, 0

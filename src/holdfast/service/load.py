@@ -7,7 +7,7 @@ what it has seen it does not look at again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from holdfast.service.interpret import interpret
 from holdfast.service.names import UNALIASABLE, UnitName, UnitNameError
 from holdfast.service.settings import Defaults, UnitFile
 from holdfast.service.specifiers import Host, Specifiers
-from holdfast.service.units import BUILT_IN_TARGETS, Unit
+from holdfast.service.units import BUILT_IN_TARGETS, BUILT_IN_TEXTS, Unit, implicit_dependencies
 
 SYSTEM_PATH: Final = (
     "/run/systemd/transient",
@@ -27,6 +27,8 @@ SYSTEM_PATH: Final = (
     "/usr/lib/systemd/system",
 )
 """Highest priority first."""
+ETC: Final = "/etc/systemd/system"
+RUN: Final = "/run/systemd/system"
 MAX_ENTRIES: Final = 65536
 """Of one directory; the rest is not seen."""
 MAX_LINKS: Final = 16
@@ -63,8 +65,11 @@ class UnitFiles:
         directories: tuple[str, ...] = SYSTEM_PATH,
         host: Host = Host(),  # noqa: B008 - frozen
         defaults: Defaults = Defaults(),  # noqa: B008 - frozen
+        own: frozenset[str] = frozenset(),
     ) -> None:
+        """`own`: built-in targets that no file, link or `.wants/` directory changes."""
         self.root = root
+        self._own = own
         self.directories = directories
         self._host = host
         self._defaults = defaults
@@ -94,6 +99,11 @@ class UnitFiles:
             if target != name:
                 self._aliases.setdefault(target, []).append(name)
 
+    def config(self, runtime: bool = False) -> str:
+        """Where links are made that enable units: systemd's place, or the first directory of another path."""
+        usual = RUN if runtime else ETC
+        return usual if usual in self.directories else self.directories[0]
+
     def at(self, path: str) -> str:
         """A path below the root."""
         return os.path.join(self.root, path.lstrip("/"))
@@ -110,6 +120,8 @@ class UnitFiles:
 
     def find(self, name: str) -> Found:
         """Which file a unit name means. UnitNameError."""
+        if name in self._own:
+            return Found(name, "built-in")
         for _ in range(MAX_LINKS):
             parsed = UnitName.parse(name)
             place = self._entries.get(name, "")
@@ -183,6 +195,8 @@ class UnitFiles:
 
     def pulled(self, name: str, kind: str) -> tuple[str, ...]:
         """Names of the symlinks in the unit's `.wants/` (`.requires/`, `.upholds/`) directories."""
+        if name in self._own:
+            return ()
         found: dict[str, None] = {}
         for each in (name, *self.aliases_of(name)):
             for directory in self._folders.get(f"{each}.{kind}", ()):
@@ -196,8 +210,10 @@ class UnitFiles:
         found = self.find(name)
         if found.state in ("masked", "not-found"):
             return found, None, []
-        drop_ins = self.drop_ins(found.name)
+        drop_ins = [] if name in self._own else self.drop_ins(found.name)
         files = []
+        if found.state == "built-in" and found.name in BUILT_IN_TEXTS:
+            files.append(conf_text.parse(BUILT_IN_TEXTS[found.name].encode(), found.name))
         for path in ([found.path] if found.path else []) + drop_ins:
             target = self._target(path)
             if target is not None:
@@ -227,19 +243,19 @@ class UnitFiles:
         wants, requires, upholds = (self.pulled(found.name, kind) for kind in ("wants", "requires", "upholds"))
         return Unit(found.name, state, file, wants, requires, upholds)
 
-    def closure(self, names: list[str]) -> tuple[dict[str, Unit], dict[str, str]]:
-        """Units with all that they refer to, and the aliases among the names."""
+    def closure(self, names: list[str], known: Container[str] = ()) -> tuple[dict[str, Unit], dict[str, str]]:
+        """Units with all that they refer to, and the aliases among the names; without those that are known."""
         units: dict[str, Unit] = {}
         aliases: dict[str, str] = {}
         queue = list(names)
         while queue:
             name = queue.pop()
-            if name in units or name in aliases:
+            if name in units or name in aliases or name in known:
                 continue
             unit = self.load(name)
             if unit.name != name:
                 aliases[name] = unit.name
-            if unit.name not in units:
+            if unit.name not in units and unit.name not in known:
                 units[unit.name] = unit
                 queue += _references(unit)
         return units, aliases
@@ -250,6 +266,8 @@ def _references(unit: Unit) -> Iterator[str]:
     if unit.file is not None:
         for names in unit.file.unit.dependencies.values():
             yield from names
+        for _, name in implicit_dependencies(unit.file):
+            yield name
 
 
 def _is_unit(name: str) -> bool:

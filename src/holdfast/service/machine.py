@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast.service.events import (
+    SERVICE_STATES,
     Action,
     Active,
     Answer,
@@ -51,6 +52,7 @@ from holdfast.service.phases import (
 from holdfast.service.run import Members, Run
 from holdfast.service.settings import UnitFile
 from holdfast.service.timeouts import elapsed
+from holdfast.timespan import INFINITY
 
 Handler = Callable[[Run, Any], None]
 
@@ -76,6 +78,17 @@ class Machine:
         if handler is not None:
             handler(run, event)
         return actions
+
+    def use(self, file: UnitFile, now: int) -> None:
+        """The files were read again: new timeouts hold from the next arming; the watchdog begins anew."""
+        assert file.service is not None
+        run = self.run
+        run.now = now
+        run.unit, run.service, run.kill = file.unit, file.service, file.kill
+        run.limit.interval = file.unit.start_limit_interval_sec
+        run.limit.burst = file.unit.start_limit_burst
+        if run.watchdog_deadline != INFINITY:
+            run.ping()
 
     @property
     def state(self) -> State:
@@ -263,9 +276,9 @@ def _bus_name(run: Run, event: BusNameChanged) -> None:
 
 def _table() -> dict[tuple[State, type], Handler]:
     table: dict[tuple[State, type], Handler] = {}
-    starting = [state for state in State if state.is_starting]
-    reloading = [state for state in State if state.is_reloading]
-    stopping = [state for state in State if state.is_stopping]
+    starting = [state for state in SERVICE_STATES if state.is_starting]
+    reloading = [state for state in SERVICE_STATES if state.is_reloading]
+    stopping = [state for state in SERVICE_STATES if state.is_stopping]
     up = [State.RUNNING, State.EXITED, *reloading]
     living = [*starting, *up, *stopping]
     rows: list[tuple[list[State], type, Handler]] = [
@@ -282,7 +295,7 @@ def _table() -> dict[tuple[State, type], Handler]:
         ([State.STOP_WATCHDOG], Stop, _stop_aborting),
         ([State.RUNNING, State.EXITED], Reload, _reload),
         ([*starting, *reloading, *stopping, State.AUTO_RESTART], Reload, _reload_again),
-        (list(State), ResetFailed, _reset_failed),
+        (list(SERVICE_STATES), ResetFailed, _reset_failed),
         (living, Spawned, _spawned),
         (living, SpawnFailed, _spawn_failed),
         ([State.START], Execed, _execed),
@@ -293,7 +306,7 @@ def _table() -> dict[tuple[State, type], Handler]:
         ([State.START], PidFileRead, _pid_file),
         ([State.START, State.RUNNING], BusNameChanged, _bus_name),
         (living, Notified, notified),
-        (list(State), Elapsed, elapsed),
+        (list(SERVICE_STATES), Elapsed, elapsed),
     ]
     for states, event, handler in rows:
         for state in states:

@@ -282,7 +282,7 @@ def enter_end(run: Run, result: Result = Result.SUCCESS) -> None:
     failed = run.result not in (Result.SUCCESS, Result.EXEC_CONDITION)
     again = not run.forbid_restart and restart_wanted(run.service, run.result, run.main_death)
     if run.result is Result.SUCCESS:
-        run.log("Deactivated successfully.", 7)
+        run.log("Deactivated successfully.", 6)
     elif failed:
         run.log(f"Failed with result '{run.result.value}'.", 4)
     else:

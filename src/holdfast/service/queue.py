@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,13 @@ class Jobs:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._jobs: dict[str, Job] = {}
+        self._timed: dict[str, Job] = {}
+        self._candidates: list[tuple[int, str]] = []
+        """A heap by id: jobs that may be able to run now; some more than once, some gone."""
         self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
@@ -76,15 +83,64 @@ class Jobs:
                     old = None
                 elif merged is not old.type:
                     old.type, old.running, old.blocked = merged, False, False
+                    self._freed(old.unit)
             if old is None:
                 self._last_id += 1
                 old = Job(self._last_id, planned.unit, planned.type, now, ignore_order=plan.ignore_order)
                 self._jobs[planned.unit] = old
-                old.deadline = _later(now, self._timeout(planned.unit))
+                self._limit(old, _later(now, self._timeout(planned.unit)))
             old.irreversible = old.irreversible or plan.irreversible
+            self.examine(old)
             if planned.unit == plan.anchor:
                 anchor = old.id
         return anchor, ended
+
+    def _limit(self, job: Job, deadline: int) -> None:
+        job.deadline = min(job.deadline, deadline)
+        if job.deadline != INFINITY:
+            self._timed[job.unit] = job
+
+    @property
+    def deadline(self) -> int:
+        """The first of all jobs."""
+        return min((job.deadline for job in self._timed.values()), default=INFINITY)
+
+    def expired(self, now: int) -> list[Job]:
+        """Jobs whose time is over."""
+        return [job for job in self._timed.values() if job.deadline <= now]
+
+    def examine(self, job: Job) -> None:
+        """Something about this job has changed: it may be able to run."""
+        heapq.heappush(self._candidates, (job.id, job.unit))
+
+    def _freed(self, unit: str) -> None:
+        """The unit's job is gone, or another one now: those that waited for it may be able to run."""
+        for kind in ("After", "Before"):
+            for name in self._graph.of(unit, kind):
+                other = self._jobs.get(name)
+                if other is not None and not other.running:
+                    self.examine(other)
+
+    def turned(self, job: Job, now_type: JobType) -> None:
+        """The first half of a job is done; what is left of it is of this type."""
+        job.type, job.running, job.blocked = now_type, False, False
+        self.examine(job)
+        self._freed(job.unit)
+
+    def next_to_run(self) -> Job | None:
+        """The oldest job that may run now; None: all wait."""
+        while self._candidates:
+            id_, unit = heapq.heappop(self._candidates)
+            job = self._jobs.get(unit)
+            if job is not None and job.id == id_ and self.may_run(job):
+                return job
+        return None
+
+    def use(self, graph: Graph) -> None:
+        """Units were loaded anew: another order may hold."""
+        self._graph = graph
+        for job in self:
+            self.examine(job)
 
     def _timeout(self, unit: str) -> int:
         file = self._graph.unit(unit).file
@@ -108,12 +164,14 @@ class Jobs:
         job.running = True
         file = self._graph.unit(job.unit).file
         if file is not None:
-            job.deadline = min(job.deadline, _later(now, file.unit.job_running_timeout_sec))
+            self._limit(job, _later(now, file.unit.job_running_timeout_sec))
 
     def remove(self, job: Job, result: JobResult) -> JobDone:
         """The job is over."""
         if self._jobs.get(job.unit) is job:
             del self._jobs[job.unit]
+            self._timed.pop(job.unit, None)
+            self._freed(job.unit)
         return JobDone(job.id, job.unit, job.type, result)
 
     def dependants_of_failure(self, done: JobDone) -> list[Job]:

@@ -109,7 +109,7 @@ class _Transaction:
     def plan(self, wanted: JobType, by_user: bool) -> Plan:
         """All steps."""
         self._check_request(wanted, by_user)
-        self._anchor_type = collapse(wanted, self._active(self._anchor))
+        self._anchor_type = collapse(wanted, self._active(self._anchor), self._can_reload(self._anchor))
         self._add(self._anchor, self._anchor_type, 0)
         if self._mode == "isolate":
             self._isolate()
@@ -136,6 +136,11 @@ class _Transaction:
     def _active(self, unit: str) -> Active:
         return self._states.get(unit, Active.INACTIVE)
 
+    def _can_reload(self, unit: str) -> bool:
+        file = self._graph.unit(unit).file
+        service = file.service if file else None
+        return service is not None and (bool(service.exec_reload) or service.type == "notify-reload")
+
     def _check_request(self, wanted: JobType, by_user: bool) -> None:
         unit = self._graph.unit(self._anchor)
         settings = unit.file.unit if unit.file else None
@@ -145,7 +150,10 @@ class _Transaction:
         if wanted.starts:
             self._check_loaded(self._anchor)
         elif unit.load_state == "not-found" and self._active(self._anchor).is_down:
-            raise TransactionError("not-found", f"Unit {name} not loaded.")
+            loaded = "found" if wanted is JobType.RELOAD else "loaded"
+            raise TransactionError("not-found", f"Unit {name} not {loaded}.")
+        if wanted is JobType.RELOAD and not self._can_reload(self._anchor):
+            raise TransactionError("not-applicable", f"Job type reload is not applicable for unit {name}.")
         if settings is None:
             return
         if self._mode == "isolate" and not settings.allow_isolate:
@@ -195,7 +203,7 @@ class _Transaction:
 
     def _pull(self, by: _Job, unit: str, wanted: JobType, matters: bool, needed: bool = True) -> _Job | None:
         """A dependency's job. One that cannot be added ends the transaction if it is `needed`."""
-        wanted = collapse(wanted, self._active(unit))
+        wanted = collapse(wanted, self._active(unit), self._can_reload(unit))
         if wanted is JobType.NOP:
             return None
         if wanted.starts:
@@ -345,7 +353,8 @@ class _Transaction:
             merged = merge(type_, job.type)
             assert merged is not None
             type_ = merged
-        type_ = collapse(type_, self._active(unit)) if type_ is JobType.RELOAD_OR_START else type_
+        if type_ is JobType.RELOAD_OR_START:
+            type_ = collapse(type_, self._active(unit), self._can_reload(unit))
         one = _Job(unit, type_, min(job.depth for job in jobs), {}, any(job.matters for job in jobs))
         for job in jobs:
             one.pulled |= job.pulled

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,12 +36,42 @@ BUILT_IN_TARGETS: Final = tuple(
     f"{name}.target"
     for name in (
         "sysinit", "basic", "multi-user", "graphical", "default", "sockets", "timers", "paths", "shutdown",
-        "reboot", "poweroff", "halt", "exit", "network", "network-online", "network-pre", "local-fs", "remote-fs",
+        "reboot", "poweroff", "halt", "kexec", "exit", "network", "network-online", "network-pre", "local-fs",
+        "remote-fs",
         "nss-lookup", "nss-user-lookup", "time-set", "time-sync", "syslog", "umount", "rescue", "emergency",
         "final", "getty",
     )
 )  # fmt: skip
 """Empty targets that exist without a file."""
+
+BUILT_IN_TEXTS: Final[Mapping[str, str]] = {
+    "default.target": "[Unit]\nRequires=multi-user.target\nAfter=multi-user.target\nAllowIsolate=yes\n",
+    "multi-user.target": "[Unit]\nRequires=basic.target\nAfter=basic.target\nAllowIsolate=yes\n",
+    "graphical.target": "[Unit]\nRequires=multi-user.target\nAfter=multi-user.target\nAllowIsolate=yes\n",
+    "basic.target": "[Unit]\nRequires=sysinit.target\nWants=sockets.target timers.target paths.target\n"
+    "After=sysinit.target sockets.target paths.target\n",
+    "rescue.target": "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\nAllowIsolate=yes\n",
+    "emergency.target": "[Unit]\nAllowIsolate=yes\n",
+    "shutdown.target": "[Unit]\nDefaultDependencies=no\nRefuseManualStart=yes\n",
+    "umount.target": "[Unit]\nDefaultDependencies=no\nRefuseManualStart=yes\n",
+    "final.target": "[Unit]\nDefaultDependencies=no\nRefuseManualStart=yes\nAfter=shutdown.target umount.target\n",
+} | {
+    f"{kind}.target": "[Unit]\nDefaultDependencies=no\nRequires=shutdown.target umount.target final.target\n"
+    "After=shutdown.target umount.target final.target\nAllowIsolate=yes\n"
+    for kind in ("reboot", "poweroff", "halt", "kexec", "exit")
+}
+"""What built-in targets say; those that are not here say nothing."""
+
+MANAGERS_TARGETS: Final = frozenset(
+    f"{name}.target"
+    for name in (
+        "sysinit", "local-fs", "local-fs-pre", "swap", "cryptsetup", "cryptsetup-pre", "veritysetup",
+        "integritysetup", "shutdown", "umount", "final", "reboot", "poweroff", "halt", "kexec", "exit",
+    )
+)  # fmt: skip
+"""Where somebody else has booted the machine, these are the built-in ones whatever files say: nobody wants udev
+started once more because a daemon requires sysinit.target, or systemctl as the last step of a shutdown.
+"""
 
 IGNORED_ON_ISOLATE: Final = frozenset(("mount", "device", "swap", "slice", "scope"))
 
@@ -81,25 +111,53 @@ class Graph:
         """`units`: all that may be asked for; names that are missing are `not-found`. `defaults`: default
         dependencies too (only on units that exist).
         """
-        self.units = units
+        self.units: dict[str, Unit] = {}
         self.warnings: list[str] = []
-        self._aliases = dict(aliases or {})
+        self._defaults = defaults
+        self._user = user
+        self.aliases: dict[str, str] = {}
         self._edges: dict[str, dict[str, dict[str, None]]] = {}
-        for unit in units.values():
+        self.add(units.values(), aliases or {})
+
+    def add(self, units: Iterable[Unit], aliases: Mapping[str, str]) -> None:
+        """More units, none of which is there yet, with all that they refer to. Targets that default dependencies
+        name must be there before, or be among them.
+        """
+        added = list(units)
+        self.units.update((unit.name, unit) for unit in added)
+        self.aliases.update(aliases)
+        for unit in added:
             for kind, other in self._own(unit):
                 self._add(unit.name, kind, self.resolve(other))
-        if defaults:
-            for unit in units.values():
-                for kind, other in default_dependencies(unit, user):
-                    if other in units:
-                        self._add(unit.name, kind, other)
-            for unit in units.values():
-                if unit.type == "target" and unit.file and unit.file.unit.default_dependencies:
-                    self._order_target(unit.name)
+        if not self._defaults:
+            return
+        for unit in added:
+            for kind, other in default_dependencies(unit, self._user):
+                if other in self.units:
+                    self._add(unit.name, kind, other)
+        for unit in added:
+            if unit.type == "target" and unit.file and unit.file.unit.default_dependencies:
+                self._order_target(unit.name)
+
+    def remove(self, name: str) -> None:
+        """A unit is unloaded, with its dependencies in both directions."""
+        del self.units[name]
+        for kind, others in self._edges.pop(name, {}).items():
+            inverse = INVERSE.get(kind)
+            for other in others if inverse else ():
+                self._edges.get(other, {}).get(inverse or "", {}).pop(name, None)
+
+    def aliases_of(self, name: str) -> list[str]:
+        """Other names of a unit."""
+        return [alias for alias, own in self.aliases.items() if own == name]
+
+    def kinds(self, name: str) -> Iterable[str]:
+        """The kinds of dependencies that a unit has."""
+        return self._edges.get(name, {}).keys()
 
     def resolve(self, name: str) -> str:
         """The unit that a name or alias means."""
-        return self._aliases.get(name, name)
+        return self.aliases.get(name, name)
 
     def unit(self, name: str) -> Unit:
         """A unit, `not-found` when nobody knows it."""

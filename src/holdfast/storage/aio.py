@@ -21,7 +21,8 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from holdfast.storage.engine import Engine, Request
@@ -40,6 +41,8 @@ _CMD_PREAD: Final = 0
 _CMD_PWRITE: Final = 1
 _FLAG_RESFD: Final = 1
 _RWF_NOWAIT: Final = 8
+_FALL_BACK: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL})
+"""How io_submit refuses what it cannot do without sleeping."""
 _RING_MAGIC: Final = 0xA10A10A1
 _RING_HEADER_BYTES: Final = 32
 _HEAD, _TAIL = 2, 3  # words of the ring's header
@@ -82,6 +85,7 @@ class AioEngine:
         self._loop: asyncio.AbstractEventLoop | None = loop
         self._iocbs = bytearray(_IOCB.size * max_outstanding)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._iocbs))
+        self._pointer_base = base
         self._pointers = (ctypes.c_void_p * max_outstanding)(
             *(base + _IOCB.size * i for i in range(max_outstanding))
         )
@@ -117,6 +121,11 @@ class AioEngine:
         """Requests that the kernel has now."""
         return self._limit - len(self._free)
 
+    @property
+    def room(self) -> int:
+        """Requests that it takes now."""
+        return len(self._free) if self._loop is not None else 0
+
     def submit(self, request: Request, fallback: Engine | None = None) -> None:
         """Start a request; it may be complete on return. OSError EAGAIN beyond `MAX_OUTSTANDING`.
 
@@ -124,6 +133,44 @@ class AioEngine:
         """
         if not self._free or self._loop is None:
             raise BlockingIOError(errno.EAGAIN, f"{self._limit} requests are outstanding")
+        slot = self._prepare(request, fallback)
+        if _submit_call(self._submit_nr, self._context, 1, self._pointer_at[slot]) != 1:
+            error = ctypes.get_errno()
+            self._take_back(slot)
+            if fallback is not None and error in _FALL_BACK:
+                fallback.submit(request)
+                return
+            raise OSError(error, f"io_submit: {os.strerror(error)}")
+        # What completed inside io_submit is finished here, without a turn of the loop.
+        self.poll()
+
+    def submit_many(self, requests: Sequence[Request], fallback: Engine | None = None) -> None:
+        """Like `submit`, all in one system call; at most `room`. What the kernel refuses completes with -errno."""
+        assert self._loop is not None
+        slots = [self._prepare(request, fallback) for request in requests]
+        base = self._pointer_base
+        pointers = array("Q", [base + slot * _IOCB.size for slot in slots])
+        at = pointers.buffer_info()[0]
+        done = 0
+        while done < len(slots):
+            count = _submit_call(self._submit_nr, self._context, len(slots) - done, at + 8 * done)
+            if count > 0:
+                done += count
+                continue
+            # The first of them is at fault, those behind it were not looked at.
+            error = ctypes.get_errno()
+            request = requests[done]
+            self._take_back(slots[done])
+            done += 1
+            if fallback is not None and error in _FALL_BACK:
+                self._fall_back(request, fallback)
+            else:
+                request.buffer.pin()  # `complete` takes it off again
+                request.complete(-error)
+        self.poll()
+
+    def _prepare(self, request: Request, fallback: Engine | None) -> int:
+        """A slot with the request in it, pinned."""
         slot = self._free.pop()
         buffer = request.buffer
         _IOCB.pack_into(
@@ -145,17 +192,24 @@ class AioEngine:
         self._requests[slot] = request
         self._fallbacks[slot] = fallback
         buffer.pin()
-        if _submit_call(self._submit_nr, self._context, 1, self._pointer_at[slot]) != 1:
-            error = ctypes.get_errno()
-            self._requests[slot] = self._fallbacks[slot] = None
-            self._free.append(slot)
-            buffer.unpin()
-            if fallback is not None and error in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-                fallback.submit(request)
-                return
-            raise OSError(error, f"io_submit: {os.strerror(error)}")
-        # What completed inside io_submit is finished here, without a turn of the loop.
-        self.poll()
+        return slot
+
+    def _take_back(self, slot: int) -> None:
+        """The kernel did not accept it."""
+        request = self._requests[slot]
+        assert request is not None
+        self._requests[slot] = self._fallbacks[slot] = None
+        self._free.append(slot)
+        request.buffer.unpin()
+
+    @staticmethod
+    def _fall_back(request: Request, fallback: Engine) -> None:
+        """An unpinned request goes to `fallback`; what that refuses completes with -errno."""
+        try:
+            fallback.submit(request)
+        except OSError as error:
+            request.buffer.pin()
+            request.complete(-(error.errno or errno.EAGAIN))
 
     def poll(self) -> None:
         if not self._use_ring:

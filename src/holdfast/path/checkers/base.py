@@ -13,6 +13,8 @@ A checker serves one path. The loop calls `await checker.check(timeout_s)`:
 - It raises only for mistakes: the loop logs that and takes the path for UNCHECKED.
 - `close()` gives everything back and does not wait.
 
+A checker that serves thousands of paths may offer `begin` too (`BeginsChecks`): no task is made for it then.
+
 Another distribution adds one as an entry point of the group `holdfast.checkers`; its name is the word for
 `path_checker`, the object a factory `(CheckerContext) -> Checker`:
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from holdfast.path.sg import Exchange
 from holdfast.path.sg_io import SgPath, SgStalled, SgTimeout
@@ -63,6 +65,26 @@ class Checker(Protocol):
     async def check(self, timeout_s: float) -> CheckResult: ...
 
     def close(self) -> None: ...
+
+
+class BeginsChecks(Protocol):
+    """A checker that needs no task: see the module's text."""
+
+    def begin(self, timeout_s: float, done: Callable[[CheckResult], None]) -> None:
+        """Like `check`, with the same promises; `done` is called once, on the loop, perhaps before this returns.
+
+        After `close()` it is not called any more.
+        """
+        ...
+
+
+Begin = Callable[[float, Callable[[CheckResult], None]], None]
+
+
+def begin_of(checker: Checker) -> Begin | None:
+    """Its `begin`, if it is a `BeginsChecks`. Not by isinstance: for a protocol that takes longer than a check."""
+    begin = getattr(checker, "begin", None)
+    return cast(Begin, begin) if callable(begin) else None
 
 
 @dataclass(slots=True)

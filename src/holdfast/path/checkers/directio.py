@@ -4,15 +4,16 @@ UP only on the whole block within the timeout. A read that missed it lives on in
 beside it, and what it brings counts at the next check: DOWN until then. The device is opened read-only: closing
 one that was open for writing makes udev look at it anew.
 
-Opening may hang as well, so it is part of the check and has the same deadline.
+Opening may hang as well, so it is part of the first check and has the same deadline; the next check goes on
+with it. All paths share `probe_io`: thousands of these cost neither a task nor a timer each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from holdfast.path.checkers.base import (
     DOWN,
@@ -22,44 +23,22 @@ from holdfast.path.checkers.base import (
     CheckerContext,
     CheckResult,
 )
+from holdfast.path.probe_io import ProbeIo, Ticket, probe_io
 from holdfast.path.states import PathState
-from holdfast.storage import DeadlineError, Device, PendingRead, StorageError, close_disk, open_disk
+from holdfast.storage import StorageError
+from holdfast.storage.opening import Opened
 
 WAITING: Final = " is waiting on aio"
 NO_BLOCK_SIZE: Final = " cannot get blocksize, set default"
 
 MAX_PROBE_BYTES: Final = 4096
-LATE_S: Final = 0.000_001
-"""How long a check waits for a read of an earlier one: not at all, but the call wants a positive number."""
 
 _NOT_SUBMITTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBADF})
 """This host's shortage, not the path's fault."""
+_NO_DEVICE: Final = frozenset({errno.ENXIO, errno.EIO, errno.ENODEV})
+"""From open: there is nothing behind the node now; the next check opens again."""
 
-
-class Probe(Protocol):
-    """The part of `storage.Device` that is needed."""
-
-    @property
-    def block_size(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    async def read(self, offset: int, length: int, timeout_s: float) -> bytes: ...
-
-
-OpenProbe = Callable[[str, float], Coroutine[object, object, Probe]]
-
-
-async def open_read_only(node: str, timeout_s: float) -> Device:
-    """The device of the running loop's registry. StorageError, DeadlineError."""
-    return await open_disk(node, timeout_s=timeout_s, read_only=True)
-
-
-def close_probe(probe: Probe) -> None:
-    """Give back what `open_read_only` returned."""
-    if isinstance(probe, Device):
-        close_disk(probe)
+NOT_ASKED: Final = CheckResult(PathState.UNCHECKED, NOT_AVAILABLE)
 
 
 def probe_length(size: int, logical_block_size: int) -> int:
@@ -74,65 +53,142 @@ def probe_length(size: int, logical_block_size: int) -> int:
 
 
 class DirectioChecker:
-    """One read at a time; the state between checks is a read that was late."""
+    """One read at a time; the state between checks is a read, or an open, that was late, or what it brought."""
 
-    def __init__(
-        self,
-        context: CheckerContext,
-        open_probe: OpenProbe = open_read_only,
-        close: Callable[[Probe], None] = close_probe,
-    ) -> None:
+    __slots__ = (
+        "_closed",
+        "_done",
+        "_io",
+        "_late",
+        "_length",
+        "_make_io",
+        "_node",
+        "_opened",
+        "_ticket",
+        "_timeout_s",
+    )
+
+    def __init__(self, context: CheckerContext, make_io: Callable[[], ProbeIo] = probe_io) -> None:
         self._node = context.node
-        self._open_probe = open_probe
-        self._close_probe = close
-        self._probe: Probe | None = None
-        self._late: PendingRead | None = None
+        self._make_io = make_io
+        self._io: ProbeIo | None = None
+        self._opened: Opened | None = None
+        self._length = 0
+        self._ticket: Ticket | None = None
+        self._late: CheckResult | None = None
+        self._done: Callable[[CheckResult], None] | None = None
+        self._timeout_s = 0.0
+        self._closed = False
 
     @property
     def is_waiting(self) -> bool:
-        """A read of an earlier check is still with the kernel."""
-        return self._late is not None
+        """A read or an open of an earlier check has not come back."""
+        return self._ticket is not None and self._done is None
 
     async def check(self, timeout_s: float) -> CheckResult:
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        """`begin` for those who wait for a single path. A cancelled check's read lives on as a late one."""
+        waiter: asyncio.Future[CheckResult] = asyncio.get_running_loop().create_future()
+        self.begin(timeout_s, waiter.set_result)
         try:
-            if self._late is not None:
-                return await self._look_at_late(self._late)
-            if self._probe is None:
-                self._probe = await self._open_probe(self._node, timeout_s)
-            left_s = max(deadline - asyncio.get_running_loop().time(), LATE_S)
-            await self._probe.read(0, probe_length(self._probe.size, self._probe.block_size), left_s)
-            return UP
-        except DeadlineError as error:
-            self._late = error.pending
-            return DOWN
-        except StorageError as error:
-            if error.errno in _NOT_SUBMITTED:
-                return CheckResult(PathState.UNCHECKED, NOT_AVAILABLE)
-            if error.operation == "open":
-                # ENXIO and the like: the path has no device behind it now; the next check opens again.
-                return DOWN if error.errno in (errno.ENXIO, errno.EIO, errno.ENODEV) else _unopened()
-            return DOWN
+            return await waiter
+        except asyncio.CancelledError:
+            self._forget()
+            raise
 
-    async def _look_at_late(self, late: PendingRead) -> CheckResult:
-        """Its outcome is this check's; nothing new is started, complete or not (spec 3.2)."""
-        try:
-            await late.wait(LATE_S)
-        except DeadlineError:
-            return DOWN
-        except StorageError:
-            self._late = None
-            return DOWN
-        self._late = None
-        return UP
+    def begin(self, timeout_s: float, done: Callable[[CheckResult], None]) -> None:
+        if self._late is not None:
+            late, self._late = self._late, None
+            done(late)  # It is this check's outcome; nothing new is started (spec 3.2).
+            return
+        if self._ticket is not None and self._opened is not None:
+            done(DOWN)
+            return
+        if self._io is None:
+            self._io = self._make_io()
+            self._io.attach()
+        io = self._io
+        self._done, self._timeout_s = done, timeout_s
+        io.timeouts.start(self, timeout_s, asyncio.get_running_loop().time())
+        if self._opened is None:
+            if self._ticket is None:
+                self._ticket = io.open(self._node, self._is_open)
+            # else it goes on with the open of an earlier check
+        else:
+            self._ticket = io.read(self._opened, self._length, self._ended)
+
+    def _is_open(self, result: Opened | StorageError) -> None:
+        assert self._io is not None
+        self._ticket = None
+        if isinstance(result, StorageError):
+            # That a late one failed is no news of the device: the next check opens again.
+            if self._done is not None:
+                self._finish(_verdict_of_open(result.errno))
+            elif self._closed:
+                self._let_go()
+            return
+        self._opened = result
+        self._length = probe_length(result.size, result.block_size)
+        if self._done is not None:
+            self._ticket = self._io.read(result, self._length, self._ended)
+        elif self._closed:
+            self._let_go()
+
+    def _ended(self, result: int) -> None:
+        self._ticket = None
+        if result == self._length:
+            verdict = UP
+        elif -result in _NOT_SUBMITTED:
+            verdict = NOT_ASKED
+        else:
+            verdict = DOWN
+        if self._done is not None:
+            self._finish(verdict)
+        elif self._closed:
+            self._let_go()
+        else:
+            self._late = verdict
+
+    def overdue(self) -> None:
+        """The timeout of this check is over."""
+        assert self._io is not None
+        withdrawn = self._ticket is not None and self._io.withdraw(self._ticket)
+        if withdrawn:
+            self._ticket = None
+        self._finish(NOT_ASKED if withdrawn else DOWN)
+
+    def _finish(self, result: CheckResult) -> None:
+        done = self._done
+        self._forget()
+        if done is not None:
+            done(result)
+
+    def _forget(self) -> None:
+        """Nobody waits for this check any more."""
+        if self._done is not None and self._io is not None:
+            self._done = None
+            self._io.timeouts.stop(self, self._timeout_s)
 
     def close(self) -> None:
         """A read that is under way lives on and keeps its descriptor."""
+        if self._closed:
+            return
+        self._closed = True
+        self._forget()
         self._late = None
-        if self._probe is not None:
-            probe, self._probe = self._probe, None
-            self._close_probe(probe)
+        if self._ticket is None:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        io, self._io = self._io, None
+        if io is None:
+            return
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            io.close(opened)
+        io.detach()
 
 
-def _unopened() -> CheckResult:
-    return CheckResult(PathState.WILD, NO_DESCRIPTOR)
+def _verdict_of_open(error: int) -> CheckResult:
+    if error in _NOT_SUBMITTED:
+        return NOT_ASKED
+    return DOWN if error in _NO_DEVICE else CheckResult(PathState.WILD, NO_DESCRIPTOR)

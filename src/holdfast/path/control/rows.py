@@ -1,15 +1,19 @@
 """What the listings print, taken from the daemon's memory at one instant (spec path 6.5 to 6.9).
 
-The daemon makes these, the renderers need nothing else: no listing ever waits for I/O.
+The daemon makes these, the renderers need nothing else: no listing ever waits for I/O. Rows are structs, since
+there may be 10 000 of them: four times as fast to make as dataclasses, and the garbage collector ignores them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class PathRow:
+from holdfast.path.latency import Statistics
+
+
+class PathRow(msgspec.Struct, frozen=True, gc=False):
     """A path. Words are those that the original prints; None and empty mean that it is not known."""
 
     dev: str
@@ -54,10 +58,11 @@ class PathRow:
     flaps: int = 0
     """How often it went from good to bad."""
     last_latency_s: float | None = None
+    statistics: Statistics | None = None
+    """Of its checks; belongs to the daemon, and goes on counting."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRow:
+class GroupRow(msgspec.Struct, frozen=True, gc=False):
     """A path group, in the kernel's order."""
 
     selector: str
@@ -68,8 +73,7 @@ class GroupRow:
     paths: tuple[PathRow, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MapRow:
+class MapRow(msgspec.Struct, frozen=True, gc=False):
     """A map."""
 
     name: str

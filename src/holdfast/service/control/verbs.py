@@ -1,0 +1,246 @@
+"""Requests to the manager: each verb as a function (spec 13.2). What only reads is answered from one look."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from holdfast.service import install
+from holdfast.service.control import properties, snapshot
+from holdfast.service.control.properties import manager_properties, unit_properties, wanted
+from holdfast.service.control.wire import ControlError, Request
+from holdfast.service.install import InstallError
+from holdfast.service.jobs import JobResult, JobType
+from holdfast.service.manager.emergency import Ending, How
+from holdfast.service.manager.life import Life
+from holdfast.service.manager.manager import Manager
+from holdfast.service.names import UnitNameError, mangle
+from holdfast.service.transaction import TransactionError
+from holdfast.version import __version__
+
+PRIVILEGED_TEXT: Final = "Access denied: only root may do this."
+JOBS: Final = {
+    "start": JobType.START,
+    "stop": JobType.STOP,
+    "restart": JobType.RESTART,
+    "try-restart": JobType.TRY_RESTART,
+    "reload": JobType.RELOAD,
+    "reload-or-restart": JobType.RELOAD_OR_START,
+    "try-reload-or-restart": JobType.TRY_RELOAD,
+    "isolate": JobType.START,
+}
+ENDINGS: Final = ("exit", "reboot", "poweroff", "halt", "kexec")
+Reply = dict[str, Any]
+
+
+class Verbs:
+    """All verbs of one manager."""
+
+    def __init__(self, manager: Manager, life: Life) -> None:
+        self.manager = manager
+        self.life = life
+        changing: dict[str, Callable[[Request], Awaitable[Reply]]] = {
+            **dict.fromkeys(JOBS, self._jobs),
+            **dict.fromkeys(ENDINGS, self._end),
+            "kill": self._kill,
+            "reset-failed": self._reset_failed,
+            "daemon-reload": self._daemon_reload,
+            "cancel": self._cancel,
+        }
+        reading: dict[str, Callable[[Request], Awaitable[Reply]]] = {
+            "show": self._show,
+            "show-manager": self._show_manager,
+            "status": self._status,
+            "units": self._units,
+            "list-jobs": self._list_jobs,
+            "dependencies": self._dependencies,
+            "ping": self._ping,
+        }
+        self._changing = changing
+        self._reading = reading
+
+    async def answer(self, request: Request, privileged: bool) -> Reply:
+        """One request. ControlError."""
+        if request.verb in self._reading:
+            return await self._reading[request.verb](request)
+        if request.verb == "service-watchdogs":
+            return self._watchdogs(request, privileged)
+        handler = self._changing.get(request.verb)
+        if handler is None:
+            raise ControlError("unknown-verb", f"Unknown command verb {request.verb}.")
+        if not privileged:
+            raise ControlError("denied", PRIVILEGED_TEXT)
+        return await handler(request)
+
+    # Jobs.
+
+    async def _jobs(self, request: Request) -> Reply:
+        if not request.units:
+            raise ControlError("request", "Too few arguments.")
+        names = [_name(unit) for unit in request.units]
+        await self.manager.ensure(names)
+        mode = "isolate" if request.verb == "isolate" else request.mode
+        results: list[Reply] = []
+        waiting: list[tuple[Reply, asyncio.Future[JobResult]]] = []
+        for name in names:
+            said: Reply = {"unit": self.manager.core.graph.resolve(name)}
+            results.append(said)
+            try:
+                waiting.append((said, self._request(request.verb, name, mode)))
+            except TransactionError as error:
+                said["error"] = {"kind": error.kind, "text": str(error)}
+        if request.wait:
+            for said, job in waiting:
+                result = await asyncio.shield(job)
+                said["result"] = result.value
+                if not result.ok:
+                    said["failure"] = self._failure(said["unit"])
+        return {"jobs": results}
+
+    def _request(self, verb: str, name: str, mode: str) -> asyncio.Future[JobResult]:
+        if self.life.is_ending and verb != "stop":
+            raise TransactionError("refused", "The manager is ending.")
+        wanted_type = JOBS[verb]
+        core = self.manager.core
+        unit = core.graph.resolve(name)
+        if verb == "try-reload-or-restart" and not core.active(unit).is_down:
+            wanted_type = JobType.RELOAD_OR_START
+        return self.manager.request(unit, wanted_type, mode, by_user=True)
+
+    def _failure(self, unit: str) -> str:
+        """The service's result, for the sentence about a job that failed."""
+        machine = self.manager.machine(unit)
+        return machine.result.value if machine is not None else "success"
+
+    async def _cancel(self, request: Request) -> Reply:
+        core = self.manager.core
+        by_id = {job.id: job for job in core.jobs}
+        missing = [number for number in request.jobs if number not in by_id]
+        for job in by_id.values() if not request.jobs else [by_id[one] for one in request.jobs if one in by_id]:
+            self.manager.cancel(job)
+        if missing:
+            raise ControlError("not-found", f"Failed to cancel job {missing[0]}: Job {missing[0]} does not exist.")
+        return {"ok": True}
+
+    # Changes without a job.
+
+    async def _kill(self, request: Request) -> Reply:
+        for unit in request.units:
+            name = self._loaded(unit, f"Failed to kill unit {_name(unit)}")
+            try:
+                self.manager.kill(name, request.signal, request.whom)
+            except ProcessLookupError as error:
+                raise ControlError("no-process", f"Failed to kill unit {name}: {error}") from None
+        return {"ok": True}
+
+    async def _reset_failed(self, request: Request) -> Reply:
+        for unit in request.units or list(self.manager.core.machines):
+            self.manager.reset_failed(self._loaded(unit, f"Failed to reset failed state of unit {_name(unit)}"))
+        return {"ok": True}
+
+    def _loaded(self, unit: str, failed: str) -> str:
+        name = self.manager.core.graph.resolve(_name(unit))
+        if name not in self.manager.core.graph.units:
+            raise ControlError("not-found", f"{failed}: Unit {name} not loaded.")
+        return name
+
+    async def _daemon_reload(self, request: Request) -> Reply:
+        await self.manager.reload()
+        return {"ok": True}
+
+    def _watchdogs(self, request: Request, privileged: bool) -> Reply:
+        if request.enabled is not None:
+            if not privileged:
+                raise ControlError("denied", PRIVILEGED_TEXT)
+            self.manager.set_watchdogs(request.enabled)
+        return {"enabled": self.manager.watchdogs_enabled}
+
+    async def _end(self, request: Request) -> Reply:
+        try:
+            how = How(request.how)
+        except ValueError:
+            raise ControlError("request", f"how: {request.how!r} is not known") from None
+        status = request.status
+        if status is not None and not 0 <= status <= 255:
+            raise ControlError("request", "an exit status is a number from 0 to 255")
+        ending = Ending(request.verb, how, status)
+        # The reply goes out first.
+        asyncio.get_running_loop().call_soon(self.life.end, ending)
+        return {"ok": True}
+
+    # Reading.
+
+    async def _show(self, request: Request) -> Reply:
+        names = [_name(unit) for unit in request.units]
+        await self.manager.ensure(names)
+        found = [unit_properties(self.manager, name) for name in names]
+        if not request.properties or set(request.properties) & set(snapshot.FROM_DISK):
+            of_files = await self.manager.loader.offload(self._of_files, [one["Id"] for one in found])
+            found = [one | more for one, more in zip(found, of_files, strict=True)]
+        return {"units": [wanted(one, request.properties) for one in found]}
+
+    def _of_files(self, names: list[str]) -> list[dict[str, str]]:
+        """What only the disk knows. In a thread."""
+        files = self.manager.loader.files()
+        presets = install.read_presets(files)
+        return [snapshot.file_properties(self.manager.loader, files, presets, name) for name in names]
+
+    async def _show_manager(self, request: Request) -> Reply:
+        return {"properties": wanted(manager_properties(self.manager, self._of_manager), request.properties)}
+
+    def _of_manager(self) -> dict[str, str]:
+        state = "stopping" if self.life.is_ending else snapshot.system_state(self.manager)
+        return {"Version": f"holdfast {__version__}", "SystemState": state, "MainPID": str(os.getpid())}
+
+    async def _status(self, request: Request) -> Reply:
+        names = [_name(unit) for unit in request.units]
+        await self.manager.ensure(names)
+        graph = self.manager.core.graph
+        resolved = [graph.resolve(name) for name in names]
+        of_files = await self.manager.loader.offload(self._of_files, resolved)
+        units = [snapshot.status(self.manager, name, request.lines) for name in resolved]
+        for one, more in zip(units, of_files, strict=True):
+            one["properties"] |= more
+        processes = [one["pids"] for one in units]
+        commands = await self.manager.loader.offload(lambda: [snapshot.command_lines(pids) for pids in processes])
+        for one, lines in zip(units, commands, strict=True):
+            one["processes"] = lines
+        return {"units": units}
+
+    async def _units(self, request: Request) -> Reply:
+        return {"units": snapshot.rows(self.manager)}
+
+    async def _list_jobs(self, request: Request) -> Reply:
+        return {
+            "jobs": [
+                {
+                    "id": job.id,
+                    "unit": job.unit,
+                    "type": job.type.value,
+                    "state": "running" if job.running else "waiting",
+                }
+                for job in self.manager.core.jobs
+            ]
+        }
+
+    async def _dependencies(self, request: Request) -> Reply:
+        names = [_name(unit) for unit in request.units]
+        await self.manager.ensure(names)
+        kinds = request.properties or list(snapshot.FORWARD)
+        if set(kinds) - set(properties.DEPENDENCIES):
+            raise ControlError("request", f"kinds: known are {', '.join(properties.DEPENDENCIES)}")
+        return {"tree": snapshot.dependencies(self.manager, names, kinds)}
+
+    async def _ping(self, request: Request) -> Reply:
+        return {"ok": True, "pid": os.getpid(), "version": __version__, "root": self.manager.loader.root,
+                "unit_path": list(self.manager.loader.directories)}  # fmt: skip
+
+
+def _name(text: str) -> str:
+    """A unit's name. ControlError."""
+    try:
+        return mangle(text)
+    except (UnitNameError, InstallError) as error:
+        raise ControlError("bad-name", f"{text}: {error}") from None

@@ -81,7 +81,7 @@ class Lab:
         bases = {kind: str(path / kind) for kind in ("runtime", "state", "cache", "logs", "configuration")}
         for base in bases.values():
             os.makedirs(base)
-        given = {
+        given: dict[str, Any] = {
             "notify_socket": str(path / "notify"),
             "cgroup": AVAILABLE[tracking],
             "bases": bases,
@@ -110,7 +110,7 @@ class Lab:
         """Start `sh -c script`, or a line that begins with a slash; its pid."""
         argv = tuple(script.split()) if script.startswith("/") else ("/bin/sh", "-c", script)
         before = len(self.of(Spawned, unit))
-        given = {"role": Role.START, "main": True, "command": Command(argv[0], argv)} | action
+        given: dict[str, Any] = {"role": Role.START, "main": True, "command": Command(argv[0], argv)} | action
         self.host.perform(unit, file, Spawn(**given))
         await self.until(lambda: len(self.of(Spawned, unit)) > before or self.of(SpawnFailed, unit), script)
         assert not self.of(SpawnFailed, unit), self.of(SpawnFailed, unit)

@@ -396,7 +396,9 @@ class Manager:
         if new.is_down:
             self._collectable.add(unit)
             self._went_down.add(unit)
-        self._published(unit)
+        if self.feed.is_watched:
+            self.feed.put({"event": "unit", "unit": unit, "active": new.value, "sub": change.new.value,
+                           "at": history.state_change.real})  # fmt: skip
 
     def _tell_triggers(self, unit: str, active: Active) -> None:
         """What the shell of sockets and timers has to know; their rules are told by the core."""
@@ -407,12 +409,6 @@ class Manager:
             self.triggers.watch_clock(unit, not active.is_down)
         elif active.is_down and file is not None and file.name.is_instance:
             self.triggers.instance_gone(unit)
-
-    def _published(self, unit: str) -> None:
-        if self.feed.is_watched:
-            history = self.history(unit)
-            self.feed.put({"event": "unit", "unit": unit, "active": self.core.active(unit).value,
-                           "sub": self.sub_state(unit), "at": history.state_change.real})  # fmt: skip
 
     def emergency(self, action: str, reason: str, status: int | None = None) -> None:
         """FailureAction= and its like."""

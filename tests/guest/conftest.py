@@ -27,7 +27,7 @@ TWO_GUESTS: Final = ("test_two_hosts",)
 """Modules whose cases need two places."""
 ON_DEMAND: Final = {"test_why": ("HOLDFAST_GUEST_WHY", "make why-guests")}
 """Modules whose cases boot each guest twice and wait for it to die: run only with that environment variable."""
-ALWAYS: Final = ("test_two_hosts", "test_after_a_reset")
+ALWAYS: Final = ("test_two_hosts", "test_after_a_reset", "test_path_kernel")
 """Modules that every run of the tests has; the others, minutes of emulation, with `ALL`."""
 ALL: Final = ("HOLDFAST_GUESTS", "make guests")
 

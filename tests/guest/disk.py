@@ -98,6 +98,15 @@ class Disk:
             *("-device", f"virtio-blk-pci,drive={self._name},share-rw=on"),
         ]
 
+    def scsi_devices(self, number: int, wwn: int) -> list[str]:
+        """For QEMU: a path to a logical unit of that name, on controller `number` of its own."""
+        drive = f"if=none,id={self._name},format=raw,cache=none,werror=report,rerror=report"
+        unit = f"drive={self._name},bus=scsi{number}.0,serial=hftest,wwn={wwn:#x},vendor=HOLDFAST,product=TESTDISK"
+        return [
+            *("-drive", f"file=nbd+unix:///?socket={self._socket},{drive}"),
+            *("-device", f"virtio-scsi-pci,id=scsi{number}", "-device", f"scsi-hd,{unit},share-rw=on"),
+        ]
+
     def hang(self) -> None:
         """Requests wait from now on; those under way are answered first."""
         self._pause(b"p")

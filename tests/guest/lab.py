@@ -20,8 +20,14 @@ from tests.guest.machine import Guest
 
 IO_TIMEOUT_S: Final = 1
 SEARCH_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
-PROGRAMS: Final = {"sanlock": "sanlock", "wdmd": "sanlock", "modprobe": "kmod", "mkfs.ext4": "e2fsprogs"}
-"""And the Debian packages that have them."""
+PROGRAMS: Final = {
+    "sanlock": "sanlock",
+    "wdmd": "sanlock",
+    "modprobe": "kmod",
+    "mkfs.ext4": "e2fsprogs",
+    "multipathd": "multipath-tools",
+}
+"""And the Debian packages that have them; the last one needs udev, dmsetup, kpartx and sg3-utils."""
 FILE_SYSTEM_SIZE: Final = 16 << 20
 MKFS_LIMIT_S: Final = 60
 I6300ESB: Final = ("-device", "i6300esb")

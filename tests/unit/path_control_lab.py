@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -41,6 +41,9 @@ class FakeOperations:
     def snapshot(self) -> Snapshot:
         self.snapshots += 1
         return self.state
+
+    def metrics(self) -> Iterator[str]:
+        yield from (f'holdfast_path_checks_total{{dev="{row.dev}"}} {row.checks}\n' for row in self.state.paths)
 
     def find_path(self, name: str) -> PathRow:
         for row in self.state.paths:

@@ -84,7 +84,7 @@ class Lab:
         self.asked: list[str] = []
         self.map = Map(name, "36" + name, settings, position=position, maps=maps)
         letters = "abcdefghijklmnopqrstuvwxyz"
-        first = 0 if name == "mpatha" else 256 * (position + 1)
+        first = 256 * len(self.dm.maps)
         self.map.paths = [
             Path(f"sd{letters[n]}", f"8:{first + 16 * n}", timeout_s=timeout_s, priority=1) for n in range(devices)
         ]

@@ -38,6 +38,9 @@ class FakeCore(FakeOperations):
         self.state = replace(self.state, daemon_state=state)
         self._on_state(state)
 
+    def stalled(self) -> str | None:
+        return None
+
     async def start(self) -> None:
         self._enter("configure")
         if SCENE == "refuses":

@@ -108,6 +108,20 @@ def test_paths(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[1]["map"] == "mpath\x1b[2J"
 
 
+def test_what_is_counted_comes_from_our_daemon_only(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
+    answers.replies["show paths json"] = json.dumps(
+        {"paths": [{"path": "sda", "checks": 7, "flaps": 2, "failures": 99, "latency": {"count": 5}}]}
+    )
+    answers.replies["show metrics"] = 'holdfast_path_flaps_total{dev="sda"} 2\n'
+    assert path("show", "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["paths"]
+    assert (first["checks"], first["flaps"], first["latency"]) == (7, 2, {"count": 5})
+    assert first["failures"] == 3  # the kernel's: what multipathd has under a name keeps its meaning
+    assert "checks" not in second
+    assert path("show", "metrics") == 0
+    assert capsys.readouterr().out == 'holdfast_path_flaps_total{dev="sda"} 2\n'
+
+
 def test_colours_are_for_terminals(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

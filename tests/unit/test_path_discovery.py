@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import socket
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -39,18 +40,22 @@ class FakeMonitor:
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
-        self.events: list[Uevent | Exception | None] = []
+        self.events: deque[Uevent | Exception | None] = deque()
 
-    def send(self, event: Uevent | Exception | None) -> None:
-        self.events.append(event)
-        self._write.send(b"x")
+    def send(self, *events: Uevent | Exception | None) -> None:
+        if not self.events:
+            self._write.send(b"x")
+        self.events += events
 
     def fileno(self) -> int:
         return self._read.fileno()
 
-    def receive(self) -> Uevent | None:
-        self._read.recv(1)
-        event = self.events.pop(0)
+    def receive(self, is_wanted: Callable[[str], bool] = lambda dev: True) -> Uevent | None:
+        if not self.events:
+            raise BlockingIOError
+        event = self.events.popleft()
+        if not self.events:
+            self._read.recv(1)
         if isinstance(event, Exception):
             raise event
         return event
@@ -328,6 +333,46 @@ def test_events_are_filtered_and_handed_out(tmp_path: Path) -> None:
             if event.is_map:
                 break
         assert [one.dev for one in seen] == ["sda", "dm-0"]
+        assert found.excluded == {"loop0": "(device node name loop0) blacklisted"}
+        monitor.send(Uevent(REMOVE, "loop0"))
+        monitor.send(Uevent(REMOVE, "sda"))
+        async for event in found.events():
+            assert event.dev == "sda"
+            break
+        assert found.excluded == {}
+
+    run(tmp_path, scene)
+
+
+def test_a_flood_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
+        found.start()
+        turns = seen = most = 0
+        last: dict[str, str] = {}
+
+        async def others() -> None:
+            nonlocal turns, most
+            while True:
+                turns += 1
+                most = max(most, found.queued_events)
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        events = [
+            Uevent((ADD, CHANGE, CHANGE, REMOVE)[number % 4], f"sd{'abcdefgh'[number // 4 % 8]}{number % 50}")
+            for number in range(10_000)
+        ]
+        udev.monitors[0].send(*events, Uevent(ADD, "sdz"))
+        async for event in found.events():
+            seen += 1
+            last[event.dev] = event.action
+            if event.dev == "sdz":
+                break
+        task.cancel()
+        assert turns >= 10_000 / 256
+        assert most <= 1000  # Of 400 devices: what is out of date does not wait.
+        assert last == {event.dev: event.action for event in [*events, Uevent(ADD, "sdz")]}
+        assert seen <= 10_001
 
     run(tmp_path, scene)
 
@@ -510,3 +555,24 @@ def test_the_fake_is_a_finder() -> None:
         assert fake.retriggered == [("sdb", CHANGE)]
 
     asyncio.run(main())
+
+
+def test_many_that_hang_do_not_add_up(tmp_path: Path) -> None:
+    """More than are read at a time hang: the one behind them is read while they still do."""
+
+    async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
+        hanging = [f"sd{one}{two}" for one in "abcde" for two in "abcd"]
+        for number, dev in enumerate([*hanging, "sdz"]):
+            sysfs.scsi(dev, host=9 if dev == "sdz" else 1, lun=number)
+            udev.records[dev] = known(f"w{number}")
+        udev.hold = {dev: threading.Event() for dev in hanging}
+        scan = asyncio.create_task(found.scan())
+        while "sdz" not in udev.asked:
+            assert not scan.done()
+            await asyncio.sleep(0.01)
+        assert set(hanging) <= set(udev.asked)
+        for hold in udev.hold.values():
+            hold.set()
+        assert len(await scan) == 21
+
+    run(tmp_path, scene, read_timeout_s=60)

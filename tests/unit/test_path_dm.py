@@ -61,6 +61,14 @@ def test_header_bytes() -> None:
     )
 
 
+def test_answer_without_data() -> None:
+    """The kernel sets data_size to the offset of the header's own data, which is before data_start."""
+    buffer = dm_wire.encode(Header(name="mpatha"))
+    struct.pack_into("=I", buffer, 12, dm_wire.EMPTY_DATA_SIZE)
+    answer = dm_wire.decode(buffer)
+    assert (answer.header.name, answer.data) == ("mpatha", b"")
+
+
 def test_arm_poll_bytes() -> None:
     buffer = dm_wire.encode_arm_poll()
     assert struct.unpack_from("=5I", buffer) == (4, 37, 0, 312, 305)

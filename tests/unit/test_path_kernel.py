@@ -32,7 +32,7 @@ def made() -> SlowDm:
     dm = SlowDm()
     for number, name in enumerate(("slow", "quick")):
         dm.create(name, f"mpath-{number}")
-        dm.load(name, 2048, table_of(["8:0", "8:16"]))
+        dm.load(name, 2048, table_of([f"{8 + number}:0", f"{8 + number}:16"]))
         dm.resume(name)
     return dm
 
@@ -46,8 +46,8 @@ def test_a_blocked_map_delays_no_other() -> None:
                 await kernel.call("slow", lambda mapper: mapper.read_map("slow"), timeout_s=0.02)
             assert raised.value.errno == errno.ETIMEDOUT
             assert len((await kernel.read_map("quick")).table.groups) == 1
-            await kernel.message("quick", "fail_path 8:0")
-            await kernel.reload("quick", 4096, table_of(["8:0"], ["8:16"]))
+            await kernel.message("quick", "fail_path 9:0")
+            await kernel.reload("quick", 4096, table_of(["9:0"], ["9:16"]))
             assert len((await kernel.read_map("quick")).table.groups) == 2
         finally:
             dm.go.set()
@@ -66,7 +66,7 @@ def test_refusals_are_passed_on_and_the_old_table_stays() -> None:
             assert raised.value.errno == errno.EINVAL
             dm.refuse("load", errno.EBUSY)
             with pytest.raises(DmError):
-                await kernel.reload("quick", 4096, table_of(["8:0"]))
+                await kernel.reload("quick", 4096, table_of(["9:0"]))
             assert (await kernel.read_map("quick")).length == 2048
 
             def broken(mapper: DeviceMapper) -> int:

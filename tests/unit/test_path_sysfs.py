@@ -89,7 +89,7 @@ def test_a_disk_behind_fibre_channel(sysfs: FakeSysfs) -> None:
         (SasEnd(), "scsi:sas", "0x5000c50015ea71ac", "end_device-0:0"),
         (IscsiSession(), "scsi:iscsi", "iqn.2003-01.org.example:target", "session1"),
         (SrpPort(), "scsi:srp", "0002c90300a0b0c0", "port-2:1"),
-        (Ata(), "scsi:ata", "ata1", ""),
+        (Ata(), "scsi:ata", "ata-1.00", ""),
         (Usb(), "scsi:usb", "1-1:1.0", ""),
         (None, "scsi:unspec", "", ""),
     ],
@@ -102,6 +102,7 @@ def test_other_transports(
     assert (info.protocol, info.target_wwnn, info.remote_port) == (protocol, node_name, port)
     assert info.is_usb == (protocol == "scsi:usb")
     assert info.host_wwnn == ""
+    assert (info.host_adapter == "0000:00:05.0") == (protocol in ("scsi:sas", "scsi:iscsi", "scsi:srp"))
 
 
 def test_a_handler_that_the_kernel_attached(sysfs: FakeSysfs) -> None:
@@ -117,7 +118,6 @@ def test_nvme(sysfs: FakeSysfs) -> None:
     assert (info.bus, info.protocol, info.hcil) == (Bus.NVME, "nvme:tcp", (3, 7, 2, 2))
     assert (info.vendor, info.product, info.revision) == ("NVME", "FlashArray", "6.1.0")
     assert (info.serial, info.device_wwid) == ("a1b2c3d4", "uuid.6b1f0000-0000-4000-8000-000000000001")
-    assert info.target_wwnn == "nqn.2014-08.org.example:subsystem"
     assert ana_state(info) == "optimized"
     assert sysfs_state(info) is PathState.UP
     sysfs.set_state("nvme3n2", "dead")

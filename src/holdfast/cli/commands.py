@@ -205,6 +205,7 @@ PATH: dict[str, dict[str, Entry]] = {
     "look": {
         "show": Entry("paths, maps and their state; --watch: live", "holdfast.cli.path_show"),
         "topology": Entry("maps with their groups and paths", "holdfast.cli.path_show:topology"),
+        "check": Entry("check devices once, without a daemon", "holdfast.cli.path_check"),
     },
     "change": {
         "fail": Entry("take paths out of use", "holdfast.cli.path_change:fail"),
@@ -214,6 +215,7 @@ PATH: dict[str, dict[str, Entry]] = {
     },
     "set up": {
         "config": Entry("multipath.conf", group=PATH_CONFIG),
+        "advise": Entry("values for multipath.conf that go with leases", "holdfast.cli.path_advise"),
         "daemon": Entry("run the path daemon (multipathd-compatible)", "holdfast.cli.path_daemon"),
         "units": Entry("unit files for systemd", "holdfast.cli.path_units"),
     },

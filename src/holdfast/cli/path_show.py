@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from holdfast.cli.output import Parser, add_json, colour, print_json, print_json_line, printable
 from holdfast.cli.path_asking import add_map, add_socket, ask
+from holdfast.cli.refusal import Refusal
 
 EPILOG = """\
 The daemon answers from memory: this never waits for a device, whatever the storage does. Works with
@@ -22,6 +23,7 @@ multipathd too.
   topology   maps with their groups and paths
   status     how many paths are in which state
   daemon     the daemon's process and its state
+  metrics    everything that is counted, as Prometheus text (Holdfast's daemon only)
   config, blacklist, devices, wildcards    as multipathd prints them
 
 exit codes: 0 shown, 1 no daemon answers, 2 wrong usage, 130 interrupted
@@ -85,7 +87,7 @@ STATS_FIELDS: Final = (
 )
 TABLES: Final = {"paths": ("paths", PATH_FIELDS), "maps": ("maps", MAP_FIELDS), "stats": ("maps", STATS_FIELDS)}
 """What is shown as a table: the daemon's list, and its fields."""
-TEXTS: Final = ("topology", "status", "daemon", "config", "blacklist", "devices", "wildcards")
+TEXTS: Final = ("topology", "status", "daemon", "metrics", "config", "blacklist", "devices", "wildcards")
 NUMBERS: Final = ("priority", "failures", "active_paths", *(name for name, _, _ in STATS_FIELDS[1:]))
 TONES: Final = {
     "ready": "green",
@@ -107,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     """Options and help."""
     made = Parser("path show", "Show paths and maps of dm-multipath.", EPILOG)
     made.add_argument("what", nargs="?", choices=(*TABLES, *TEXTS), default="paths", metavar="WHAT",
-        help="paths, maps, stats, topology, status, daemon, config, blacklist, devices, wildcards")  # fmt: skip
+        help="paths, maps, stats, topology, status, daemon, metrics, config, ...")  # fmt: skip
     _add_common(made)
     return made
 
@@ -190,6 +192,8 @@ def found(what: str, address: str | None, *, wants_json: bool) -> dict[str, Any]
     if what in TABLES:
         list_name, fields = TABLES[what]
         rows = ask_rows(list_name, fields, address)
+        if what == "paths" and wants_json:
+            _add_statistics(rows, address)
         return {what: rows} if wants_json else table(rows, fields)
     text = ask(f"show {what}", address)
     if not wants_json:
@@ -253,6 +257,19 @@ def table(rows: list[dict[str, Any]], fields: Sequence[tuple[str, str, str]]) ->
         ]
         lines.append("  ".join(padded).rstrip())
     return "\n".join([*lines, ""])
+
+
+def _add_statistics(rows: list[dict[str, Any]], address: str | None) -> None:
+    """What is counted of each path's checks; multipathd has no such list, and its rows stay as they are."""
+    import json
+
+    try:
+        found = json.loads(ask("show paths json", address))["paths"]
+    except (Refusal, ValueError, KeyError):
+        return
+    counted = {one["path"]: one for one in found}
+    for row in rows:
+        row.update({key: value for key, value in counted.get(row["path"], {}).items() if key not in row})
 
 
 def _status(text: str) -> dict[str, Any]:

@@ -162,6 +162,24 @@ class BindingsFile:
                 self._write(bindings)
             return found
 
+    def bind(self, running: Mapping[str, str], configured: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Write down the aliases (to WWIDs) of maps that run, where neither alias nor WWID is bound yet. Returns
+        the bindings that hold afterwards, of these aliases.
+        """
+        with locked(self.path, HEADER.encode()) as file:
+            bindings = Bindings.parse(_decoded(file.read()), configured)
+            bound = set(bindings.wwids.values())
+            for alias, wwid in running.items():
+                if (
+                    alias not in bindings.wwids
+                    and wwid not in bound
+                    and (configured or {}).get(alias, wwid) == wwid
+                ):
+                    bindings.bind(alias, wwid)
+            if bindings.changed and file.writable and not self.read_only:
+                self._write(bindings)
+            return {alias: wwid for alias, wwid in bindings.wwids.items() if alias in running}
+
     def _write(self, bindings: Bindings) -> None:
         try:
             replace(self.path, bindings.render().encode("utf-8", "surrogateescape"))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from holdfast.path.checkers.base import BeginsChecks, Checker, CheckResult
+from holdfast.path.checkers.base import Begin, Checker, CheckResult, begin_of
 from holdfast.path.records import Path
 from holdfast.path.states import PathState
 
@@ -22,7 +22,6 @@ GUARD_S: Final = 1.0
 END_S: Final = 1.0
 """How long the end of cancelled checks is waited for."""
 
-Begin = Callable[[float, Callable[[CheckResult], None]], None]
 _log: Final = logging.getLogger(__name__)
 
 
@@ -91,8 +90,7 @@ class Checks:
         checker = self.checkers.get(path)
         if checker is None:
             checker = self.checkers[path] = self._checker_of(path)
-        # Asked once: what isinstance does for a protocol takes longer than a check.
-        found = self._begins[path] = checker.begin if isinstance(checker, BeginsChecks) else None
+        found = self._begins[path] = begin_of(checker)
         return found
 
     async def _run(self, path: Path, check: Check) -> None:

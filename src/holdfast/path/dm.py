@@ -7,8 +7,10 @@ time, never on the event loop (only `arm`, `list_devices` and `fileno` are for t
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -23,6 +25,21 @@ UUID_PREFIX: Final = "mpath-"
 
 class DmError(OSError):
     """An ioctl that was refused: errno, and which command for which device."""
+
+
+class Uuid(str):
+    """Names a device by its UUID wherever a name is taken (except as a new name, and by `rename`).
+
+    A name may have been given to somebody else's device since it was read; a UUID cannot.
+    """
+
+    __slots__ = ()
+
+
+def _header(device: str, flags: Flag = dm_wire.NO_FLAGS, event_nr: int = 0, target_count: int = 0) -> Header:
+    if isinstance(device, Uuid):
+        return Header(uuid=device, flags=flags, event_nr=event_nr, target_count=target_count)
+    return Header(name=device, flags=flags, event_nr=event_nr, target_count=target_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +84,14 @@ class MapState:
 class DeviceMapper(Protocol):
     """What rules and daemon need of the kernel: `Control`, or `holdfast.testing.fake_dm.FakeDm`.
 
-    Every call may raise DmError; ENXIO: there is no such map.
+    Every call may raise DmError; ENXIO: there is no such map. `name` may be a `Uuid`. `udev`: `dm_wire.cookie`.
     """
 
     def list_devices(self) -> list[Listed]: ...
+
+    def info(self, name: str) -> Info:
+        """Without looking at its table."""
+        ...
 
     def read_map(self, name: str) -> MapState:
         """Table and status; DmError EINVAL when it is no map with one multipath target."""
@@ -90,20 +111,32 @@ class DeviceMapper(Protocol):
 
     def suspend(self, name: str, flags: Flag = Flag.NOFLUSH) -> None: ...
 
-    def remove(self, name: str, deferred: bool = False) -> None:
+    def remove(self, name: str, deferred: bool = False, udev: int = 0) -> None:
         """EBUSY while it is open."""
         ...
 
-    def rename(self, name: str, new_name: str) -> None: ...
+    def rename(self, name: str, new_name: str, udev: int = 0) -> None:
+        """By name only: the kernel does not rename by UUID."""
+        ...
 
     def arm(self) -> None:
         """The control descriptor becomes readable with the next event after this."""
+        ...
+
+    def notify(self, callback: Callable[[], None] | None) -> None:
+        """Call it, on the running loop, while an event since `arm` is unread; None: no more. Does not block."""
         ...
 
 
 def is_our_uuid(uuid: str) -> bool:
     """A multipath map, not a partition of one and nobody else's device."""
     return uuid.startswith(UUID_PREFIX)
+
+
+def is_partition_of(uuid: str, map_uuid: str) -> bool:
+    """A partition map that kpartx made: `part<N>-<uuid of the map>`."""
+    number, dash, rest = uuid.removeprefix("part").partition("-")
+    return uuid.startswith("part") and number.isascii() and number.isdigit() and bool(dash) and rest == map_uuid
 
 
 def map_state(info: Info, table: list[Target], status: list[Target]) -> MapState:
@@ -138,6 +171,13 @@ class Control:
         """Readable since an event after `arm`, until the next `arm`."""
         return self._fd
 
+    def notify(self, callback: Callable[[], None] | None) -> None:
+        loop = asyncio.get_running_loop()
+        if callback is None:
+            loop.remove_reader(self._fd)
+        else:
+            loop.add_reader(self._fd, callback)
+
     def close(self) -> None:
         """Idempotent."""
         if self._fd >= 0:
@@ -160,16 +200,15 @@ class Control:
 
     def list_devices(self) -> list[Listed]:
         """All devices, whoever made them."""
-        header = Header(version=dm_wire.VERSION_POLL)
+        header = Header(version=dm_wire.VERSION_POLL, flags=Flag.UUID)  # Without it the kernel tells no uuids.
         return dm_wire.decode_list(self._call(Command.LIST_DEVICES, header, room=dm_wire.FIRST_BUFFER))
 
     def info(self, name: str) -> Info:
-        """Without looking at its table."""
-        return Info.of(self._call(Command.DEV_STATUS, Header(name=name)).header)
+        return Info.of(self._call(Command.DEV_STATUS, _header(name)).header)
 
     def targets(self, name: str, flags: Flag) -> tuple[Info, list[Target]]:
         """Table lines with Flag.STATUS_TABLE, status lines without."""
-        answer = self._call(Command.TABLE_STATUS, Header(name=name, flags=flags), room=dm_wire.FIRST_BUFFER)
+        answer = self._call(Command.TABLE_STATUS, _header(name, flags), room=dm_wire.FIRST_BUFFER)
         return Info.of(answer.header), dm_wire.decode_targets(answer)
 
     def read_map(self, name: str) -> MapState:
@@ -179,11 +218,10 @@ class Control:
 
     def dependencies(self, name: str) -> list[int]:
         """Device numbers that its table uses."""
-        header = Header(name=name)
-        return dm_wire.decode_deps(self._call(Command.TABLE_DEPS, header, room=dm_wire.FIRST_BUFFER))
+        return dm_wire.decode_deps(self._call(Command.TABLE_DEPS, _header(name), room=dm_wire.FIRST_BUFFER))
 
     def message(self, name: str, message: str) -> None:
-        self._call(Command.TARGET_MSG, Header(name=name), dm_wire.encode_message(message))
+        self._call(Command.TARGET_MSG, _header(name), dm_wire.encode_message(message))
 
     def create(self, name: str, uuid: str) -> Info:
         return Info.of(self._call(Command.DEV_CREATE, Header(name=name, uuid=uuid)).header)
@@ -191,25 +229,27 @@ class Control:
     def load(self, name: str, length: int, table: dm_text.Table, readonly: bool = False) -> None:
         target = Target(0, length, dm_text.TARGET, dm_text.format_table(table))
         flags = Flag.READONLY if readonly else Flag(0)
-        header = Header(name=name, flags=flags, target_count=1)
+        header = _header(name, flags, target_count=1)
         self._call(Command.TABLE_LOAD, header, dm_wire.encode_targets([target]))
 
     def resume(self, name: str, flags: Flag = Flag.NOFLUSH, udev: int = 0) -> None:
-        self._call(Command.DEV_SUSPEND, Header(name=name, flags=flags & ~Flag.SUSPEND, event_nr=udev))
+        self._call(Command.DEV_SUSPEND, _header(name, flags & ~Flag.SUSPEND, udev))
 
     def suspend(self, name: str, flags: Flag = Flag.NOFLUSH) -> None:
-        self._call(Command.DEV_SUSPEND, Header(name=name, flags=flags | Flag.SUSPEND))
+        self._call(Command.DEV_SUSPEND, _header(name, flags | Flag.SUSPEND))
 
-    def remove(self, name: str, deferred: bool = False) -> None:
+    def remove(self, name: str, deferred: bool = False, udev: int = 0) -> None:
         flags = Flag.DEFERRED_REMOVE if deferred else Flag(0)
-        self._call(Command.DEV_REMOVE, Header(name=name, flags=flags))
+        self._call(Command.DEV_REMOVE, _header(name, flags, udev))
 
-    def rename(self, name: str, new_name: str) -> None:
-        self._call(Command.DEV_RENAME, Header(name=name), os.fsencode(new_name) + b"\0")
+    def rename(self, name: str, new_name: str, udev: int = 0) -> None:
+        if len(os.fsencode(new_name)) >= dm_wire.NAME_BYTES:
+            raise DmError(errno.ENAMETOOLONG, f"DEV_RENAME {name}: {new_name[:60]!r} is too long")
+        self._call(Command.DEV_RENAME, _header(name, event_nr=udev), os.fsencode(new_name) + b"\0")
 
     def wait(self, name: str, event_nr: int) -> int:
         """Block until the device's event number is another one; the new number. For kernels before 4.14."""
-        header = Header(name=name, event_nr=event_nr)
+        header = _header(name, event_nr=event_nr)
         return self._call(Command.DEV_WAIT, header, room=dm_wire.FIRST_BUFFER).header.event_nr
 
     def arm(self) -> None:
@@ -221,17 +261,21 @@ class Control:
     def _call(self, command: Command, header: Header, data: bytes = b"", room: int = 0) -> Answer:
         """One ioctl; again with a larger buffer while the answer does not fit. DmError."""
         room = max(room, dm_wire.HEADER_BYTES)
+        device = header.name or header.uuid
         while True:
-            buffer = dm_wire.encode(header, data, room)
+            try:
+                buffer = dm_wire.encode(header, data, room)
+            except dm_wire.DmWireError as error:  # a name or WWID that no device can have
+                raise DmError(errno.EINVAL, f"{command.name} {device[:60]}: {error}") from error
             try:
                 ioctl(self._fd, command.request, buffer)
                 answer = dm_wire.decode(buffer)
             except dm_wire.DmWireError as error:
-                raise DmError(errno.EPROTO, f"{command.name} {header.name}: {error}") from error
+                raise DmError(errno.EPROTO, f"{command.name} {device}: {error}") from error
             except OSError as error:
-                raise DmError(error.errno, f"{command.name} {header.name}: {error.strerror}") from error
+                raise DmError(error.errno, f"{command.name} {device}: {error.strerror}") from error
             if not answer.header.flags & Flag.BUFFER_FULL:
                 return answer
             room = 4 * len(buffer)
             if room > dm_wire.MAX_BUFFER:
-                raise DmError(errno.EMSGSIZE, f"{command.name} {header.name}: the answer has no end")
+                raise DmError(errno.EMSGSIZE, f"{command.name} {device}: the answer has no end")

@@ -17,6 +17,7 @@ MAX_PATHS: Final = 16384
 """Far more than a kernel takes; a count beyond it is not a table."""
 
 QUEUE_IF_NO_PATH: Final = "queue_if_no_path"
+RETAIN_HANDLER: Final = "retain_attached_hw_handler"
 FAIL_IF_NO_PATH: Final = "fail_if_no_path"
 CANCEL_DEFERRED_REMOVE: Final = "@cancel_deferred_remove"
 

@@ -19,6 +19,8 @@ VERSION_POLL: Final = (4, 37, 0)
 
 HEADER_BYTES: Final = 312
 DATA_START: Final = 312
+EMPTY_DATA_SIZE: Final = 305
+"""What the kernel sets data_size to when it answers with a header only: the offset of the header's own `data`."""
 SPEC_BYTES: Final = 40
 NAME_BYTES: Final = 128
 UUID_BYTES: Final = 129
@@ -198,6 +200,8 @@ def decode(buffer: bytes | bytearray) -> Answer:
         raise DmWireError(f"{len(buffer)} bytes are less than a header")
     fields = _HEADER.unpack_from(buffer)
     data_size, data_start = fields[3], fields[4]
+    if data_size == EMPTY_DATA_SIZE:
+        data_size = min(data_start, len(buffer))
     if not data_start <= data_size <= len(buffer):
         raise DmWireError(f"data from {data_start} to {data_size} in {len(buffer)} bytes")
     header = Header(
@@ -339,4 +343,4 @@ def decode_message(data: bytes) -> str:
 
 def encode_arm_poll() -> bytearray:
     """DEV_ARM_POLL has no data: data_start is that of the header's own field."""
-    return encode(Header(version=VERSION_POLL, data_start=305, flags=Flag(0x4)), room=HEADER_BYTES)
+    return encode(Header(version=VERSION_POLL, data_start=EMPTY_DATA_SIZE, flags=Flag(0x4)), room=HEADER_BYTES)

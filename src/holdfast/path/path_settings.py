@@ -17,13 +17,12 @@ from holdfast.path.detection import Abilities, checker_timeout, detected_checker
 from holdfast.path.discovery import identity
 from holdfast.path.discovery.info import Bus, PathInfo
 from holdfast.path.discovery.kernel_timeouts import INFINITE_S, KernelSettings
+from holdfast.path.discovery.scsi import ALTERNATING
 from holdfast.path.keywords import Value
 from holdfast.path.priorities.alua import Tpgs
 from holdfast.path.records import Log, Path
 from holdfast.path.wwid import fallback_allowed
 
-ALTERNATING: Final = frozenset({"scsi:fcp", "scsi:sas", "scsi:iscsi", "scsi:srp"})
-"""Protocols whose paths round-robin groups alternate (13.2)."""
 ACCESS_AWARE: Final = frozenset({"alua", "sysfs", "ana"})
 """Prioritizers that tell paths apart by access state."""
 

@@ -16,6 +16,7 @@ Must never: block the loop, close a descriptor that a read still uses, let one p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -142,6 +143,8 @@ class KernelProbeIo:
         self._waiting: dict[_Call, None] = {}
         self._running = 0
         self._closed = False
+        self.has_ended = asyncio.Event()
+        """Everything was given back."""
 
     # Opening and closing
 
@@ -323,6 +326,8 @@ class KernelProbeIo:
             context.close()
         self._contexts.clear()
         self._pool.close()
+        if not self._loop.is_closed():
+            self.has_ended.set()
 
 
 def _close(fd: int) -> None:
@@ -350,3 +355,11 @@ def probe_io() -> KernelProbeIo:
             _of_loops.pop(closed).end()
         found = _of_loops[loop] = KernelProbeIo(loop)
     return found
+
+
+async def wait_for_end(patience_s: float) -> None:
+    """Until what the last checkers gave back is closed; not longer than `patience_s`, because closing may hang."""
+    found = _of_loops.get(asyncio.get_running_loop())
+    if found is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(found.has_ended.wait(), patience_s)

@@ -167,6 +167,11 @@ class Alarm:
         if due_s < self._timer_at and not self._ringing:
             self._arm(due_s)
 
+    def late_s(self) -> float:
+        """How long somebody should have been told by now."""
+        due = self._agenda.next_due()
+        return max(self._loop.time() - due, 0.0) if due is not None else 0.0
+
     def forget(self, who: Ringer) -> None:
         """Never."""
         self._agenda.remove(who)

@@ -86,6 +86,7 @@ class MapWatch:
         self._needs_repair = False
         self._reload_at: float | None = None
         self._in_turn = False
+        self._moved_at = self._loop.time()
         self._is_settled = False
         """The last turn looked at the kernel, took results, wanted nothing: the same results want nothing."""
         self._acted = False
@@ -144,7 +145,12 @@ class MapWatch:
     def overdue(self) -> int:
         """Paths whose check should have begun `LATE_S` ago."""
         before = self._loop.time() - LATE_S
-        return sum((self._agenda.due_of(path) or math.inf) < before for path in self.map.paths)
+        due = [self._agenda.due_of(path) for path in self.map.paths]
+        return sum(at is not None and at < before for at in due)
+
+    def stands_still_s(self) -> float:
+        """How long the turn under way has done nothing; the kernel is waited for `CALL_TIMEOUT_S` at a time."""
+        return self._loop.time() - self._moved_at if self._in_turn else 0.0
 
     @property
     def checks_under_way(self) -> int:
@@ -156,7 +162,7 @@ class MapWatch:
         try:
             while True:
                 self._wake.clear()
-                self._in_turn = True
+                self._in_turn, self._moved_at = True, self._loop.time()
                 try:
                     if not await self._turn():
                         return
@@ -184,7 +190,10 @@ class MapWatch:
             self._set_alarm()
 
     def _set_alarm(self) -> None:
-        due = min(self._agenda.next_due() or math.inf, self._checks.next_guard_s, self._next_deadline())
+        due = min(self._checks.next_guard_s, self._next_deadline())
+        check_due = self._agenda.next_due()
+        if check_due is not None and check_due < due:
+            due = check_due
         if due == math.inf:
             self._alarm_at = due
             self._alarm.forget(self)
@@ -286,7 +295,7 @@ class MapWatch:
         return (
             result.state is path.state
             and (path.state is PathState.UP or path.state is PathState.GHOST)
-            and path.dm_state is DmState.ACTIVE
+            and (path.dm_state is DmState.ACTIVE or not self.map.groups)
             and self._loop.time() < self._look_at
         )
 
@@ -329,6 +338,7 @@ class MapWatch:
 
     async def _look(self) -> bool:
         """The kernel's view. False: the map is gone."""
+        self._moved_at = self._loop.time()
         found = self.map
         now = self._loop.time()
         longest = found.settings.intervals.longest
@@ -356,6 +366,7 @@ class MapWatch:
         """In order. False: the kernel refused a message; what follows is done all the same."""
         accepted = True
         for action in actions:
+            self._moved_at = self._loop.time()
             if isinstance(action, Log):
                 self._log(action)
                 continue

@@ -6,6 +6,7 @@
     dm.io("mpatha")                             what I/O would meet: "ok", "queued" or "error"
     dm.io_error("mpatha", "8:32")               the kernel fails a path by itself, as after an I/O error
     dm.refuse("message", errno.EBUSY, times=2)  the next two messages fail
+    dm.claimed.add("8:0")                       no table may use this device: it is mounted, or another map has it
 
 Recorded behaviour of kernel 6.1 (vectors dm-events): effects and event counters of every message; reload keeps
 the counter and clears fail counts; messages to a suspended device are EBUSY; poll becomes readable by creation,
@@ -19,12 +20,15 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from holdfast.path import dm_text
-from holdfast.path.dm import DmError, Info, MapState
+from holdfast.path.dm import DeviceMapper, DmError, Info, MapState, Uuid, is_partition_of
 from holdfast.path.dm_wire import Flag, Listed
-from holdfast.path.kernel import reload_map
+from holdfast.path.kernel import CALL_TIMEOUT_S, reload_map
 from holdfast.path.states import DmState, GroupState
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -92,6 +96,9 @@ class FakeDm:
     def __init__(self) -> None:
         self.maps: dict[str, FakeMap] = {}
         self.broken: set[str] = set()
+        self.claimed: set[str] = set()
+        self.udev: list[tuple[str, int]] = []
+        """Name and cookie flags of each resume, remove and rename, in order."""
         self.log: list[str] = []
         """Every accepted change, in order: "mpatha: fail_path 8:0"."""
         self.on_event: Callable[[], None] | None = None
@@ -110,6 +117,8 @@ class FakeDm:
                 raise DmError(refusal.errno, f"{operation} {name}: {os.strerror(refusal.errno)}")
 
     def _map(self, operation: str, name: str) -> FakeMap:
+        if isinstance(name, Uuid):
+            name = next((known.name for known in self.maps.values() if known.uuid == name), name)
         self._enter(operation, name)
         found = self.maps.get(name)
         if found is None:
@@ -120,6 +129,11 @@ class FakeDm:
         self.readable = True
         if self.on_event is not None:
             self.on_event()
+
+    def notify(self, callback: Callable[[], None] | None) -> None:
+        self.on_event = callback
+        if callback is not None and self.readable:
+            callback()
 
     def _event(self, found: FakeMap) -> None:
         found.event_nr += 1
@@ -135,11 +149,16 @@ class FakeDm:
     def _info(self, m: FakeMap) -> Info:
         readonly = m.live is not None and m.live.readonly
         return Info(
-            m.name, m.uuid, self._dev(m), m.open_count, m.event_nr, m.suspended, readonly, m.live is not None
+            m.name, m.uuid, self._dev(m), self._openers(m), m.event_nr, m.suspended, readonly, m.live is not None
         )
+
+    def info(self, name: str) -> Info:
+        return self._info(self._map("info", name))
 
     def create(self, name: str, uuid: str) -> Info:
         self._enter("create", name)
+        if not name or "/" in name or len(name) > 127 or len(uuid) > 128:
+            raise DmError(errno.EINVAL, f"create {name}: no name or uuid")
         if name in self.maps or any(m.uuid == uuid for m in self.maps.values()):
             raise DmError(errno.EBUSY, f"create {name}: name or uuid exists")
         found = self.maps[name] = FakeMap(name, uuid, self._minor)
@@ -152,35 +171,55 @@ class FakeDm:
         found = self._map("load", name)
         # What the kernel does not understand it refuses: so must a table of ours survive its own grammar.
         table = dm_text.parse_table(dm_text.format_table(table))
+        used = {path.dev_t for line in table.groups for path in line.paths}
+        others = {
+            path.line.dev_t
+            for other in self.maps.values()
+            if other is not found and other.live is not None
+            for group in other.live.groups
+            for path in group.paths
+        }
+        if used & (self.claimed | others):
+            raise DmError(errno.EBUSY, f"load {name}: a device is in use")
         groups = [_Group(line, [_Path(path) for path in line.paths]) for line in table.groups]
         found.loaded = _Live(table, length, groups, table.queues, readonly=readonly)
         found.loaded.next_group = table.initial_group
-        self.log.append(f"{name}: load {dm_text.format_table(table)}")
+        self.log.append(f"{found.name}: load {dm_text.format_table(table)}")
 
     def resume(self, name: str, flags: Flag = Flag.NOFLUSH, udev: int = 0) -> None:
         found = self._map("resume", name)
+        self.udev.append((found.name, udev >> 16))
         found.suspended = False
         if found.loaded is not None:
             found.live, found.loaded = found.loaded, None
-            self.log.append(f"{name}: resume")
+            self.log.append(f"{found.name}: resume")
             self._wake()
         self._settle(found)
 
     def suspend(self, name: str, flags: Flag = Flag.NOFLUSH) -> None:
-        self._map("suspend", name).suspended = True
-        self.log.append(f"{name}: suspend")
+        found = self._map("suspend", name)
+        found.suspended = True
+        self.log.append(f"{found.name}: suspend")
 
-    def remove(self, name: str, deferred: bool = False) -> None:
+    def remove(self, name: str, deferred: bool = False, udev: int = 0) -> None:
         found = self._map("remove", name)
-        if found.open_count and not deferred:
-            raise DmError(errno.EBUSY, f"remove {name}: in use")
-        if not found.open_count:
-            del self.maps[name]
-        self.log.append(f"{name}: remove")
+        self.udev.append((found.name, udev >> 16))
+        if self._openers(found) and not deferred:
+            raise DmError(errno.EBUSY, f"remove {found.name}: in use")
+        self.log.append(f"{found.name}: remove" + " deferred" * bool(self._openers(found)))
+        if not self._openers(found):
+            del self.maps[found.name]
         self._wake()
 
-    def rename(self, name: str, new_name: str) -> None:
+    def _openers(self, found: FakeMap) -> int:
+        """Partition maps hold their map open."""
+        return found.open_count + sum(is_partition_of(other.uuid, found.uuid) for other in self.maps.values())
+
+    def rename(self, name: str, new_name: str, udev: int = 0) -> None:
+        if isinstance(name, Uuid):
+            raise DmError(errno.ENXIO, f"rename {name}: by name only")
         found = self._map("rename", name)
+        self.udev.append((name, udev >> 16))
         if new_name in self.maps:
             raise DmError(errno.EBUSY, f"rename {name}: {new_name} exists")
         self.maps[new_name] = self.maps.pop(name)
@@ -220,7 +259,7 @@ class FakeDm:
         else:
             raise DmError(errno.EINVAL, f"message {name} {message!r}: unknown")
         found.messages.append(message)
-        self.log.append(f"{name}: {message}")
+        self.log.append(f"{found.name}: {message}")
         if changed:
             self._event(found)
         self._settle(found)
@@ -324,6 +363,28 @@ class FakeDm:
                     live.current, live.next_group, live.initialised = number, 0, True
                     return usable[0]
         return None
+
+
+class FakeCalls:
+    """`holdfast.path.daemon.world.DmCalls` without threads, in virtual time. `delay_s`: by lane, what each call
+    takes; more than the deadline: the call is never made.
+    """
+
+    def __init__(self, dm: DeviceMapper) -> None:
+        self.dm = dm
+        self.delay_s: dict[str, float] = {}
+        self.calls = 0
+
+    async def call(self, name: str, work: Callable[[DeviceMapper], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        self.calls += 1
+        delay_s = self.delay_s.get(name, 0.0)
+        await asyncio.sleep(min(delay_s, timeout_s))
+        if delay_s > timeout_s:
+            raise DmError(errno.ETIMEDOUT, f"{name}: the kernel did not answer in {timeout_s:g} s")
+        return work(self.dm)
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
 
 class FakeKernel:

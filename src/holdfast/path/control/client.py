@@ -37,8 +37,10 @@ def socket_names(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
 
 
 def command_line(words: Sequence[str]) -> str:
-    """One command of words; those with blanks and the like in quotes."""
-    return " ".join(word if word and not set(word) & _TO_QUOTE else _quoted(word) for word in words)
+    """One command of words; those with anything in quotes that would end them, as any byte above 127 does."""
+    return " ".join(
+        _quoted(word) if not word or not word.isascii() or set(word) & _TO_QUOTE else word for word in words
+    )
 
 
 _TO_QUOTE: Final = frozenset(' \t\v\f\r\n!#{}"')

@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from holdfast.path.control.format import Format, Rendering
+from holdfast.path.control.format import ROWS_PER_STEP, Format, Rendering
 from holdfast.path.control.grammar import Command, Request, ended
-from holdfast.path.control.json_text import map_json, maps_json
+from holdfast.path.control.json_text import map_json, maps_json, paths_json
 from holdfast.path.control.listings import daemon_text, devices_text, status_text
 from holdfast.path.control.operations import Operations, Refused
 from holdfast.path.control.rows import MapRow, Snapshot
@@ -72,8 +72,19 @@ class Commands:
     def _paths_raw(self, text: str) -> Answer:
         return Format(text, PATHS[self._release]).raw(self._snapshot().paths)
 
+    def _paths_json(self) -> Answer:
+        return paths_json(self._snapshot().paths)
+
     def _path(self, name: str) -> Answer:
         return ended(device_state(self._operations.find_path(device_name(name))))
+
+    def _metrics(self) -> Rendering:
+        pieces = []
+        for number, line in enumerate(self._operations.metrics(), 1):
+            pieces.append(line)
+            if number % ROWS_PER_STEP == 0:
+                yield
+        return pieces
 
     # -- maps ------------------------------------------------------------------------------------------------
 
@@ -111,11 +122,13 @@ class Commands:
 
     def _map(self, name: str) -> tuple[Snapshot, MapRow]:
         alias = self._operations.map_name(device_name(name))
-        snapshot = self._snapshot()
-        row = next((row for row in snapshot.maps if row.name == alias), None)
-        if row is None:
-            raise Refused(NOT_FOUND)
-        return snapshot, row
+        for _ in range(2):
+            snapshot = self._snapshot()
+            for row in snapshot.maps:
+                if row.name == alias:
+                    return snapshot, row
+            self.changed()  # It may be younger than the snapshot.
+        raise Refused(NOT_FOUND)
 
     # -- the rest --------------------------------------------------------------------------------------------
 
@@ -167,6 +180,8 @@ class Commands:
         Command.LIST_PATHS_FORMAT: _paths_table,
         Command.LIST_PATHS_RAW: _paths_raw,
         Command.LIST_PATH: _path,
+        Command.LIST_PATHS_JSON: _paths_json,
+        Command.LIST_METRICS: _metrics,
         Command.LIST_MAPS: _maps_table,
         Command.LIST_STATUS: _status,
         Command.LIST_DAEMON: _daemon,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Final, Generic
 
-from holdfast.path.control.wildcards import T, Wildcard
+from holdfast.path.control.wildcards import T, Wildcard, printable
 from holdfast.path.control.wire import MAX_REPLY, ReplyTooLongError
 
 MAX_WIDTH: Final = 255
@@ -63,7 +63,8 @@ class Format(Generic[T]):
         for start in range(0, len(rows), ROWS_PER_STEP):
             some = rows[start : start + ROWS_PER_STEP]
             for column, wildcard in zip(columns, self._columns, strict=True):
-                column += map(wildcard.value, some)
+                values = list(map(wildcard.value, some))
+                column += values if all(map(str.isprintable, values)) else map(printable, values)
             yield
         return columns
 
@@ -114,11 +115,3 @@ class Format(Generic[T]):
         if not header:
             return lines
         return [self._line % tuple(heads[at] for at in self._order), *lines]
-
-    def widths(self, rows: Sequence[T]) -> Generator[None, None, dict[str, int]]:
-        """How wide each wildcard's values are, by letter."""
-        columns = yield from self._values(rows)
-        return {
-            wildcard.letter: min(max(map(len, values), default=0), MAX_WIDTH)
-            for wildcard, values in zip(self._columns, columns, strict=True)
-        }

@@ -84,6 +84,8 @@ class Command(enum.Enum):
     GET_PR_HOLD = "getprhold map|multipath $map"
     SET_PR_HOLD = "setprhold map|multipath $map"
     UNSET_PR_HOLD = "unsetprhold map|multipath $map"
+    LIST_PATHS_JSON = "list|show paths json"
+    LIST_METRICS = "list|show metrics"
 
     @property
     def only_reads(self) -> bool:
@@ -94,6 +96,10 @@ class Command(enum.Enum):
 _SINCE: Final[dict[Command, Release]] = dict.fromkeys(
     (Command.SET_PR_STATUS_PATHS, Command.GET_PR_HOLD, Command.SET_PR_HOLD, Command.UNSET_PR_HOLD), (0, 13, 0)
 )
+
+
+_OURS: Final = frozenset({Command.LIST_PATHS_JSON, Command.LIST_METRICS})
+"""Holdfast's own, which the original's help does not have."""
 
 
 class CommandError(Exception):
@@ -124,7 +130,8 @@ class Grammar:
         for command in commands:
             self._commands[tuple(self._learn(command.value))] = command
         lines = [f"multipath-tools {VERSIONS[release]}", "CLI commands reference:"]
-        self._help = "\n".join(lines + [f" {command.value}" for command in commands]) + "\n"
+        lines += [f" {command.value}" for command in commands if command not in _OURS]
+        self.help = "\n".join(lines) + "\n"
 
     def _learn(self, syntax: str) -> Iterator[str]:
         code = ""
@@ -176,7 +183,7 @@ class Grammar:
 
     def _wrong(self, raw: bytes, what: str) -> CommandError:
         line = raw.decode("utf-8", "surrogateescape")
-        return CommandError(self._failed(f"{line}: {what}\n{self._help}"))
+        return CommandError(self._failed(f"{line}: {what}\n{self.help}"))
 
     # -- errors that are not about syntax --------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring
 from typing import Final
 
+from msgspec.json import encode as to_json
+
 from holdfast.path.control.format import ROWS_PER_STEP, Rendering
 from holdfast.path.control.rows import GroupRow, MapRow, PathRow
 from holdfast.path.control.wildcards import MAPS, UNDEF, checker_state, device_state, lun_hex
@@ -54,6 +56,26 @@ def map_json(row: MapRow, release: Release) -> Rendering:
         if number % ROWS_PER_STEP == 0:
             yield
     pieces.append("\n}\n")
+    return pieces
+
+
+def paths_json(paths: Sequence[PathRow]) -> Rendering:
+    """All paths, a line for each, with what is counted of its checks. The original has no such list."""
+    pieces = ['{"paths": [']
+    for number, row in enumerate(paths, 1):
+        counted = row.statistics.as_json() if row.statistics is not None else {}
+        if counted:
+            counted["failed_checks"] = counted.pop("failures")  # `failures` are those of the kernel.
+        document = {
+            "path": _valid(row.dev),
+            "map": _valid(row.map_name),
+            "checker_state": checker_state(row),
+            **counted,
+        }
+        pieces.append(("\n" if number == 1 else ",\n") + to_json(document).decode())
+        if number % ROWS_PER_STEP == 0:
+            yield
+    pieces.append("\n]}\n")
     return pieces
 
 
@@ -114,7 +136,9 @@ def _path(row: PathRow) -> str:
 
 def quoted(text: str) -> str:
     """A JSON string; what is no UTF-8 in it is replaced."""
-    if not text.isascii():
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    made: str = encode_basestring(text)
+    made: str = encode_basestring(_valid(text))
     return made
+
+
+def _valid(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

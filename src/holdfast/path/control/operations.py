@@ -6,6 +6,7 @@ the server bounds them, and answers everybody else meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from holdfast.path.control.rows import DeviceRow, PathRow, Snapshot
@@ -26,6 +27,10 @@ class Operations(Protocol):
 
     # Reading: from memory, at once.
     def snapshot(self) -> Snapshot: ...
+    def metrics(self) -> Iterator[str]:
+        """Prometheus text, line by line; other work is done between the lines."""
+        ...
+
     def find_path(self, name: str) -> PathRow: ...
     def map_name(self, name: str) -> str:
         """The alias of a map by alias, dm-N or WWID."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from holdfast.path.latency import Statistics
+
 
 class PathRow(msgspec.Struct, frozen=True, gc=False):
     """A path. Words are those that the original prints; None and empty mean that it is not known."""
@@ -56,6 +58,8 @@ class PathRow(msgspec.Struct, frozen=True, gc=False):
     flaps: int = 0
     """How often it went from good to bad."""
     last_latency_s: float | None = None
+    statistics: Statistics | None = None
+    """Of its checks; belongs to the daemon, and goes on counting."""
 
 
 class GroupRow(msgspec.Struct, frozen=True, gc=False):

@@ -44,6 +44,8 @@ ACCEPT_PAUSE_S: Final = 0.5
 """After accept(2) failed for want of descriptors or memory."""
 LAST_REPLIES_S: Final = 1.0
 """At the end: for replies under way, that to `shutdown` among them."""
+WARNING_EVERY_S: Final = 10.0
+"""At most so often a crowd is worth a line in the log."""
 ENCODED_PER_STEP: Final = 100
 OK: Final = "ok\n"
 TOO_MUCH: Final = "too much is asked at once"
@@ -74,6 +76,7 @@ class ControlServer:
         self._answering: set[asyncio.Task[None]] = set()
         self._in_work: set[asyncio.Task[str]] = set()
         self._unsent = 0
+        self._next_warning = 0.0
 
     async def run(self) -> None:
         """Accepts and serves until cancelled. Commands that are still in work then are cancelled as well."""
@@ -121,7 +124,7 @@ class ControlServer:
             sock.close()
             return
         if not self._has_room(uid):
-            log.warning("connection of user %d refused: too many", uid)
+            self._warn("connection of user %d refused: too many", uid)
             sock.close()
             return
         sock.setblocking(False)
@@ -129,6 +132,13 @@ class ControlServer:
         task = asyncio.create_task(self._serve(sock, uid))
         self._connections[task] = uid
         task.add_done_callback(lambda task: self._ended(task, sock))
+
+    def _warn(self, text: str, *arguments: object) -> None:
+        """What anybody can cause as often as he likes: not each time."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_warning:
+            self._next_warning = now + WARNING_EVERY_S
+            log.warning(text, *arguments)
 
     def _has_room(self, uid: int) -> bool:
         if uid == ROOT:
@@ -163,7 +173,7 @@ class ControlServer:
         except (OSError, TimeoutError) as error:
             log.debug("client of user %d: %s", uid, error)
         except wire.FramingError as error:
-            log.info("client of user %d closed: %s", uid, error)
+            log.debug("client of user %d closed: %s", uid, error)
 
     async def _receive(self, sock: socket.socket, incoming: wire.Incoming) -> bool:
         """The length of the next request; False: the client has gone. FramingError."""
@@ -202,7 +212,7 @@ class ControlServer:
         except Refused as error:
             return _frame(self._grammar.refusal(error.text))
         except wire.ReplyTooLongError as error:
-            log.info("user %d: answer refused: %s", uid, error)
+            log.debug("user %d: answer refused: %s", uid, error)
             return _frame(self._grammar.refusal(TOO_LONG))
         except Exception:
             log.exception("user %d: unexpected error in command %r", uid, raw)
@@ -219,7 +229,7 @@ class ControlServer:
     async def _change(self, request: Request, uid: int) -> str:
         if len(self._in_work) >= MAX_COMMANDS:
             raise Refused(TOO_MUCH)
-        log.info("user %d: %s %s", uid, request.command.name.lower(), " ".join(request.arguments))
+        log.info("user %d: %s %r", uid, request.command.name.lower(), request.arguments)
         task: asyncio.Task[str] = asyncio.create_task(_done(self._commands, request))
         self._in_work.add(task)
         task.add_done_callback(self._done_with)
@@ -238,7 +248,7 @@ class ControlServer:
         size = sum(map(len, frame))
         limit = MAX_UNSENT if uid == ROOT else MAX_UNSENT_OF_OTHERS
         if len(frame) > 1 and self._unsent + size > limit:
-            log.warning("reply of %d bytes to user %d refused: too much is not read", size, uid)
+            self._warn("reply of %d bytes to user %d refused: too much is not read", size, uid)
             frame = _frame(self._grammar.refusal(TOO_MUCH))
             size = len(frame[0])
         self._unsent += size

@@ -7,7 +7,7 @@ from typing import Final
 
 from holdfast.path.control.format import MAX_WIDTH, ROWS_PER_STEP, Rendering
 from holdfast.path.control.rows import MapRow, PathRow
-from holdfast.path.control.wildcards import checker_state, device_state, size_text, vendor_product
+from holdfast.path.control.wildcards import checker_state, device_state, printable, size_text, vendor_product
 
 _BOLD: Final = "\x1b[1m"
 _PLAIN: Final = "\x1b[0m"
@@ -56,11 +56,8 @@ def _columns(row: PathRow) -> tuple[str, ...]:
 def _heads(row: MapRow, bold: bool) -> tuple[str, str]:
     action = f"{row.action}: " if row.action else ""
     wwid = f" ({row.wwid})" if row.wwid != row.name else ""
-    first = f"{action}{row.name}{wwid} {row.sysfs} {vendor_product(row)}"
+    first = printable(f"{action}{row.name}{wwid} {row.sysfs} {vendor_product(row)}")
     if bold:
         first = f"{_BOLD}{first}{_PLAIN}"
-    size = size_text(row.size)
-    return (
-        f"{first}\n",
-        f"size={size} features='{row.features}' hwhandler='{row.hw_handler}' wp={row.write_prot}\n",
-    )
+    second = f"features='{row.features}' hwhandler='{row.hw_handler}' wp={row.write_prot}"
+    return f"{first}\n", f"size={size_text(row.size)} {printable(second)}\n"

@@ -39,10 +39,7 @@ class Turns:
         done: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         if uid not in self._waiting:
             self._waiting[uid] = deque()
-            if uid == ROOT:
-                self._order.appendleft(uid)
-            else:
-                self._order.append(uid)
+            self._queue_up(uid)
         self._waiting[uid].append((rendering, done))
         self._wake.set()
         return await done
@@ -75,15 +72,25 @@ class Turns:
             over = _advance(rendering, done)
         if over:
             waiting.popleft()
-            if not waiting:
+            self._order.remove(uid)
+            if waiting:
+                # Behind those who have not begun yet: eight users who never stop do not keep the ninth waiting.
+                self._queue_up(uid)
+            else:
                 del self._waiting[uid]
-                self._order.remove(uid)
+
+    def _queue_up(self, uid: int) -> None:
+        if uid == ROOT:
+            self._order.appendleft(uid)
+        else:
+            self._order.append(uid)
 
 
 def _advance(rendering: Work, done: asyncio.Future[Frame]) -> bool:
     """Go on for `STEP_S`; whether that was the end."""
     until = time.monotonic() + STEP_S
     try:
+        next(rendering)
         while time.monotonic() < until:
             next(rendering)
     except StopIteration as end:

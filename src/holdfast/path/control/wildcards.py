@@ -49,6 +49,17 @@ def size_text(sectors: int) -> str:
     return f"{size:.{1 if size < 10 else 0}f}{_SIZE_UNITS[unit]}"
 
 
+def printable(text: str) -> str:
+    """Control characters and bytes that are no text as `\\xNN`: names come from storage, and a row is one line."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(one: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in one.encode("utf-8", "surrogateescape"))
+
+
 def progress(done: int, whole: int) -> str:
     """`XXXXX..... 2/4`."""
     filled = min(max(BAR_WIDTH * done // whole, 0), BAR_WIDTH) if whole > 0 else 0

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5.0
 """How late a driver may be: a loaded machine must not look like a stopped driver."""
+SECOND_LOOK_S: Final = 0.25
+"""After a driver was found late, before pings are withheld."""
 CONFIGURE: Final = "configure"
 """Who promises during a reconfigure."""
 STEP_S: Final = 60.0
@@ -77,9 +79,15 @@ class Liveness:
         if self._interval_s is None:
             return
         loop = asyncio.get_running_loop()
+        period = ping_period(self._interval_s)
         while True:
-            self._judge(self._broken(loop.time()))
-            await asyncio.sleep(ping_period(self._interval_s))
+            broken = self._broken(loop.time())
+            if broken is not None:
+                # The whole loop may have been late, and this is only the first to find out: let the others run.
+                await asyncio.sleep(min(SECOND_LOOK_S, period / PINGS_PER_INTERVAL))
+                broken = self._broken(loop.time())
+            self._judge(broken)
+            await asyncio.sleep(period)
 
     def _judge(self, broken: str | None) -> None:
         if broken is None:

@@ -19,7 +19,7 @@ from holdfast.daemons.background import Starter, become_background_process
 from holdfast.daemons.log import LOG_DEBUG, LOG_ERR, LOG_INFO, LOG_NONE, LOG_WARNING, DaemonLog, LogSettings
 from holdfast.path.conf import Config
 from holdfast.path.control.listening import Listeners
-from holdfast.path.control.operations import Operations
+from holdfast.path.control.operations import Operations, Refused
 from holdfast.path.daemon import liveness, privileges
 from holdfast.path.daemon.configuration import load_config, log_config
 from holdfast.path.daemon.notifying import Notifier
@@ -48,6 +48,10 @@ LOG_LEVELS: Final = (LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG, LOG_DEBUG)
 
 class Core(Operations, Protocol):
     """The daemon proper. `on_state` of its maker is called with each new state (6.4, `show daemon`)."""
+
+    def stalled(self) -> str | None:
+        """Who should drive checks and does not, in one line for the log; None: all is well."""
+        ...
 
     async def start(self) -> None:
         """The first configure. StartError: it cannot be; a cancelled one leaves nothing behind after `stop`."""
@@ -190,9 +194,16 @@ class Life:
 
     async def _check(self, core: Core) -> None:
         await core.start()
+        # Paths and maps stay as long as we do: the collector need not look at them again and again.
+        gc.collect()
+        gc.freeze()
         self._on_ready()
         interval_s = liveness.interval(self._options.watchdog_takes_over_intervals)
-        pings = asyncio.create_task(liveness.Liveness(interval_s, self.promises.broken).run(), name="watchdog")
+
+        def broken(now: float) -> str | None:
+            return self.promises.broken(now) or core.stalled()
+
+        pings = asyncio.create_task(liveness.Liveness(interval_s, broken).run(), name="watchdog")
         try:
             await core.run()
         finally:
@@ -229,6 +240,9 @@ class Life:
 async def _logged(work: Coroutine[object, object, str], what: str) -> str:
     try:
         return await work
+    except Refused as refused:
+        log.error("%s refused: %s", what, " ".join(refused.text.split()))
+        return ""
     except Exception as error:  # nobody waits for its result; the daemon goes on with what it has
         log.exception("%s failed: %s", what, error)
         return ""

@@ -23,7 +23,7 @@ from holdfast.path.discovery.netlink import EventsLost
 from holdfast.path.discovery.reading import complete
 from holdfast.path.discovery.sysfs import Tree, read_brief, sysfs_state
 from holdfast.path.discovery.udev import Monitor, Udev, open_udev
-from holdfast.path.discovery.uevents import ADD, CHANGE, RESCAN, Uevent, UeventQueue
+from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE, RESCAN, Uevent, UeventQueue, is_map_name
 from holdfast.path.records import Log
 from holdfast.path.states import PathState
 from holdfast.storage.threads import Job, Lane, ThreadPool
@@ -31,11 +31,11 @@ from holdfast.storage.threads import Job, Lane, ThreadPool
 READ_TIMEOUT_S: Final = 10.0
 """For all that is read of one device. SCSI error handling may take longer; it goes on without us."""
 MAX_THREADS: Final = 256
-MAX_HUNG: Final = 1
-"""Overdue calls for one device; while they are, it is not asked again."""
 MAX_PARALLEL: Final = 16
-"""Devices that a scan reads at a time."""
-RECEIVE_BATCH: Final = 256
+"""Devices that a scan reads at a time, without those that are slow."""
+SLOW_S: Final = 0.25
+"""A device that takes longer gives its place to another one: many that hang must not add up."""
+RECEIVE_BATCH: Final = 64
 """Events that one turn of the loop takes from the kernel."""
 HANDED_OUT: Final = 128
 """Events after which `events` lets others run."""
@@ -120,6 +120,8 @@ class Discovery:
         self._nodes = nodes
         self._pool = pool or ThreadPool(self._loop, MAX_THREADS)
         self._lanes: dict[str, Lane] = {}
+        self._overdue: dict[str, Job] = {}
+        """Calls that missed their deadline and have not come back: what they are for is not asked again before."""
         self._timeout_s = read_timeout_s
         self._excluded: dict[str, str] = {}
         self._known: dict[str, PathInfo] = {}
@@ -149,16 +151,23 @@ class Discovery:
         limit = asyncio.Semaphore(MAX_PARALLEL)
 
         async def one(dev: str) -> PathInfo | None:
-            async with limit:
-                try:
-                    return await self.read(dev)
-                except ReadTimeout:
-                    known = self._known.get(dev)
-                    _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
-                    return known
+            place = _Place(limit)
+            timer = self._loop.call_later(SLOW_S, place.give_up)
+            try:
+                return await self.read(dev)
+            except ReadTimeout:
+                known = self._known.get(dev)
+                _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
+                return known
+            finally:
+                timer.cancel()
+                place.give_up()
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(dev)) for dev in names]
+            tasks = []
+            for dev in names:
+                await limit.acquire()  # Given up by `one`. Thousands of tasks at once would hold up the loop.
+                tasks.append(group.create_task(one(dev)))
         there = frozenset(names)
         for gone in [dev for dev in self._known if dev not in there]:
             del self._known[gone]
@@ -219,6 +228,8 @@ class Discovery:
                 return error
 
         def done(result: object) -> None:
+            if self._overdue.get(name) is job:
+                del self._overdue[name]
             if lane.is_idle:
                 self._lanes.pop(name, None)
             if answer.done():
@@ -228,22 +239,28 @@ class Discovery:
             else:
                 answer.set_result(result)  # type: ignore[arg-type]
 
-        lane = self._lanes.setdefault(name, Lane(self._pool))
-        if lane.abandoned >= MAX_HUNG:
+        if name in self._overdue:
             raise ReadTimeout(errno.ETIMEDOUT, "an earlier call still hangs", name)
+        lane = self._lanes.setdefault(name, Lane(self._pool))
         job = Job(call, done)
         try:
             lane.run(job)
         except BlockingIOError as error:
             raise ReadTimeout(error.errno, "too many calls hang", name) from error
+        is_overdue = False
         try:
             return await asyncio.wait_for(asyncio.shield(answer), self._timeout_s)
         except TimeoutError:
+            is_overdue = True
             raise ReadTimeout(errno.ETIMEDOUT, f"no answer in {self._timeout_s:g} s", name) from None
         finally:
             if not answer.done():
                 answer.cancel()
-                lane.abandon(job)
+                had_thread = not lane.abandon(job)
+                if had_thread and is_overdue:
+                    self._overdue[name] = job
+                elif lane.is_idle:
+                    self._lanes.pop(name, None)
 
     # Events.
 
@@ -258,7 +275,7 @@ class Discovery:
             return
         for _ in range(RECEIVE_BATCH):
             try:
-                event = monitor.receive()
+                event = monitor.receive(self._is_wanted)
             except BlockingIOError:
                 break
             except EventsLost:
@@ -270,13 +287,23 @@ class Discovery:
                 self._loop.remove_reader(monitor.fileno())
                 self._queue.lost()
                 break
-            if event is not None and not self._is_of_no_interest(event):
-                self._queue.put(event)
+            if event is not None:
+                self._take(event)
         if len(self._queue):
             self._arrived.set()
 
-    def _is_of_no_interest(self, event: Uevent) -> bool:
-        return not event.is_map and identity.excluded_by_name(self._config, event.dev).excluded
+    def _is_wanted(self, dev: str) -> bool:
+        return is_map_name(dev) or not identity.excluded_by_name(self._config, dev).excluded
+
+    def _take(self, event: Uevent) -> None:
+        if event.action == REMOVE:
+            # Another device may come by this name.
+            self._excluded.pop(event.dev, None)
+            self._known.pop(event.dev, None)
+        if self._is_wanted(event.dev):
+            self._queue.put(event)
+        elif event.action == ADD:
+            self._excluded[event.dev] = identity.excluded_by_name(self._config, event.dev).text
 
     async def events(self) -> AsyncIterator[Uevent]:
         handed_out = 0
@@ -300,6 +327,18 @@ class Discovery:
             self._monitor.close()
             self._monitor = None
         self._pool.close()
+
+
+class _Place:
+    """Among those that are read at a time; given up once."""
+
+    def __init__(self, limit: asyncio.Semaphore) -> None:
+        self._limit: asyncio.Semaphore | None = limit
+
+    def give_up(self) -> None:
+        if self._limit is not None:
+            self._limit.release()
+            self._limit = None
 
 
 def _uid_attrs(config: Config) -> str:

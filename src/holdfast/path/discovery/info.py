@@ -49,7 +49,7 @@ class PathInfo:
     """Node name; of iSCSI the target's name."""
     target_wwpn: str = ""
     host_adapter: str = ""
-    """PCI slot."""
+    """PCI slot; only of transports whose paths are alternated."""
     scsi_host: str = ""
     """host3"""
     remote_port: str = ""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.path.discovery.uevents import MAX_PROPERTIES, Uevent
@@ -70,10 +71,8 @@ class KernelMonitor:
         """For the event loop."""
         return self._socket.fileno()
 
-    def receive(self) -> Uevent | None:
-        """The next event; None: one that does not concern us. BlockingIOError: nothing waits. EventsLost: some are
-        missing.
-        """
+    def receive(self, is_wanted: Callable[[str], bool] = lambda dev: True) -> Uevent | None:
+        """The next event, with all its properties; see `udev.Monitor`."""
         try:
             data, sender = self._socket.recvfrom(MAX_MESSAGE_BYTES)
         except OSError as error:

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from holdfast.path.discovery.info import PathInfo
-from holdfast.path.discovery.sysfs import Tree, pci_slot, read_number, text_or_empty
+from holdfast.path.discovery.sysfs import Tree, read_number, text_or_empty
 from holdfast.path.keywords import PROTOCOLS
 from holdfast.path.wwid import wwid_of_property
 
@@ -38,8 +38,6 @@ def complete(info: PathInfo, tree: Tree) -> PathInfo:
         revision=text_or_empty(controller, "firmware_rev"),
         serial=text_or_empty(controller, "serial").strip(),
         device_wwid=wwid_of_property(text_or_empty(info.sysfs_path, "wwid")),
-        target_wwnn=text_or_empty(controller, "subsysnqn"),
-        host_adapter=pci_slot(info.sysfs_path, tree),
         access_state=text_or_empty(info.sysfs_path, "ana_state"),
         device_path=controller or "",
     )

@@ -20,6 +20,8 @@ from holdfast.path.discovery.sysfs import (
 from holdfast.path.priorities.alua import STANDARD_BYTES, group_of, tpgs_of
 from holdfast.path.wwid import MAX_VPD, WwidError, serial_of_page_80, wwid_of_page_83
 
+ALTERNATING: Final = frozenset({"scsi:fcp", "scsi:sas", "scsi:iscsi", "scsi:srp"})
+"""Protocols whose paths round-robin groups alternate (13.2). Only for these the original tells the adapter."""
 _HCIL: Final = re.compile(r"([0-9]{1,10}):([0-9]{1,10}):([0-9]{1,10}):([0-9]{1,20})", re.ASCII)
 _HOST: Final = re.compile(r"host[0-9]+", re.ASCII)
 _RPORT: Final = re.compile(r"rport-[0-9]+:[0-9]+-[0-9]+", re.ASCII)
@@ -64,7 +66,7 @@ def complete(info: PathInfo, tree: Tree) -> PathInfo:
         host_wwpn=text_or_empty(fc_host, "port_name"),
         target_wwnn=transport.target_wwnn,
         target_wwpn=transport.target_wwpn,
-        host_adapter=pci_slot(device, tree),
+        host_adapter=pci_slot(device, tree) if transport.protocol in ALTERNATING else "",
         scsi_host=host,
         remote_port=transport.remote_port,
         kernel_timeout_s=read_number(device, "timeout"),
@@ -149,7 +151,8 @@ def _srp(above: list[str], tree: Tree) -> Transport | None:
 
 def _ata(above: list[str], tree: Tree) -> Transport | None:
     name = _named(above, _ATA)
-    return Transport("scsi:ata", "", name) if name else None
+    # As the original calls it: port, and the device at it.
+    return Transport("scsi:ata", "", f"ata-{name.removeprefix('ata')}.00") if name else None
 
 
 def _usb(above: list[str], tree: Tree) -> Transport | None:

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -36,8 +36,12 @@ class Monitor(Protocol):
 
     def fileno(self) -> int: ...
 
-    def receive(self) -> Uevent | None:
-        """None: one that does not concern us. BlockingIOError: nothing waits. EventsLost: some are missing."""
+    def receive(self, is_wanted: Callable[[str], bool] = lambda dev: True) -> Uevent | None:
+        """None: one that does not concern us. BlockingIOError: nothing waits. EventsLost: some are missing.
+
+        `is_wanted` is asked for the disk's name; without it the properties may be left out: reading them takes
+        most of the time.
+        """
         ...
 
     def close(self) -> None: ...
@@ -205,7 +209,7 @@ class LibUdevMonitor:
         fd: int = self._lib.udev_monitor_get_fd(self._monitor)
         return fd
 
-    def receive(self) -> Uevent | None:
+    def receive(self, is_wanted: Callable[[str], bool] = lambda dev: True) -> Uevent | None:
         ctypes.set_errno(0)
         device = self._lib.udev_monitor_receive_device(self._monitor)
         if not device:
@@ -215,9 +219,10 @@ class LibUdevMonitor:
             # What the library refuses (a sender who is not udev) is thrown away by it.
             raise BlockingIOError(error or errno.EAGAIN, "no event")
         try:
-            properties = _properties(self._lib, device)
             action = _decoded(self._lib.udev_device_get_action(device))
-            dev = _decoded(self._lib.udev_device_get_sysname(device))
+            # Where the kernel's name has a `!`, the library has a `/`.
+            dev = _decoded(self._lib.udev_device_get_sysname(device)).replace("/", "!")
+            properties = _properties(self._lib, device) if is_wanted(dev) else {}
         finally:
             self._lib.udev_device_unref(device)
         if not action or not dev:

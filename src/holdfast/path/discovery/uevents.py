@@ -35,6 +35,11 @@ MAX_VALUE_BYTES: Final = 8192
 _DM: Final = "dm-"
 
 
+def is_map_name(dev: str) -> bool:
+    """Whether it is a device-mapper device."""
+    return dev.startswith(_DM)
+
+
 @dataclass(frozen=True, slots=True)
 class Uevent:
     """Something happened to a whole block device."""
@@ -57,7 +62,7 @@ class Uevent:
     @property
     def is_map(self) -> bool:
         """Of a device-mapper device."""
-        return self.dev.startswith(_DM)
+        return is_map_name(self.dev)
 
     @property
     def map_wwid(self) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast.service.events import Role
@@ -38,6 +38,8 @@ class Child:
     unit: str
     role: Role | None = None
     main: bool = False
+    also: set[str] = field(default_factory=set)
+    """Other units that have made it their main process: they are told of its end, and may signal it."""
 
 
 class Children:
@@ -52,6 +54,10 @@ class Children:
         self.by_pid: dict[int, Child] = {}
         self.leave_alone: Callable[[], Collection[int]] = frozenset
         """Children that are somebody else's business."""
+        self.is_held: Callable[[str], bool] = lambda unit: False
+        """A process of this unit is being started: no death of the unit is told, for it may be that one's."""
+        self.is_busy: Callable[[], bool] = lambda: False
+        """A child may be there that nobody has told of yet."""
         self._units: dict[str, dict[int, Child]] = {}
         self._recent: dict[int, str] = {}
         self._unit_of = unit_of
@@ -82,13 +88,15 @@ class Children:
         return self._recent.get(pid)
 
     def add(self, pid: int, unit: str, role: Role | None = None, main: bool = False) -> Child | None:
-        """Watch it. Not our child: only its end is seen, not how. None: it is gone, or there is no descriptor."""
+        """Watch it; of one that is not our child the kernel may not tell how it ended. One of another unit stays
+        that unit's, and is this one's too. None: it is gone, or there is no descriptor.
+        """
         old = self.by_pid.get(pid)
         if old is not None:
             if old.unit != unit:
-                self._units[old.unit].pop(pid, None)
-                old.unit = unit
-                self._units.setdefault(unit, {})[pid] = old
+                old.also.add(unit)
+            elif role is not None:
+                old.role, old.main = role, main
             return old
         try:
             pidfd = os.pidfd_open(pid)
@@ -111,17 +119,25 @@ class Children:
     def _reap_some(self) -> None:
         """Main processes first, then those of commands, then the others."""
         self._reaping = None
-        order = sorted(self._dead.values(), key=lambda child: (not child.main, child.role is None))
-        for child in order[:REAPS_PER_TURN]:
-            if self.by_pid.get(child.pid) is child:
+        ready = [child for child in self._dead.values() if not self.is_held(child.unit)]
+        ready.sort(key=lambda child: (not child.main, child.role is None))
+        for child in ready[:REAPS_PER_TURN]:
+            # What the others led to may have begun a process of this one's unit.
+            if self.by_pid.get(child.pid) is child and not self.is_held(child.unit):
                 self._reap(child)
+        if len(ready) > REAPS_PER_TURN:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Something is not held any more."""
         if self._dead and self._reaping is None:
             self._reaping = self._loop.call_soon(self._reap_some)
+        self._sigchld()
 
     def reap_now(self, unit: str) -> None:
         """Tell the deaths of this unit that are known to the kernel already."""
         for child in sorted(self.of(unit), key=lambda one: (not one.main, one.role is None)):
-            if self.by_pid.get(child.pid) is child and _is_dead(child):
+            if self.by_pid.get(child.pid) is child and not self.is_held(unit) and _is_dead(child):
                 self._reap(child)
 
     def _reap(self, child: Child) -> None:
@@ -178,7 +194,7 @@ class Children:
         self._timer = None
         now = self._loop.time()
         for pid, seen in self._strangers.items():
-            if now - seen >= STRANGER_S * 0.9:
+            if now - seen >= STRANGER_S * 0.9 and pid not in self.by_pid and not self.is_busy():
                 try:
                     os.waitpid(pid, os.WNOHANG)
                 except ChildProcessError:

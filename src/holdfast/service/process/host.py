@@ -1,17 +1,17 @@
 """The processes of all units: the rules ask, this does, and tells what happens (spec supervisor 6.6, 9, 11, 12).
 
     host = ProcessHost(deliver, HostSettings(notify_socket="/run/holdfast/notify"))
-    await host.start()
     host.perform(unit, file, action)      # every action; those that are nobody's process are ignored
 
-`deliver(unit, event)` is called from within `perform` for Spawned and SpawnFailed, and from the loop for
-everything else. What the event leads to must be carried out before it returns, or at least in the same turn of the
-loop: a message's descriptors are kept for a StoreFds until then.
+A Spawn is answered soon, or at once if it cannot even be tried; nothing of the unit's processes but messages is
+told between. What an event leads to must be carried out before `deliver` returns, or in the same turn of the loop:
+a message's descriptors are kept for a StoreFds until then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import marshal
 import os
@@ -136,9 +136,18 @@ class _Unit:
 class ProcessHost:
     """See the module. To be closed; services that still run are then left alone."""
 
-    def __init__(self, deliver: Callable[[str, Event], None], settings: HostSettings | None = None) -> None:
-        """In a running loop. OSError: no notify socket."""
-        self.settings = settings or HostSettings()
+    def __init__(
+        self,
+        deliver: Callable[[str, Event], None],
+        settings: HostSettings | None = None,
+        run_dir: str | None = None,
+    ) -> None:
+        """In a running loop. `run_dir`: where the notify socket is, if there are no settings. OSError: no notify
+        socket, no forker.
+        """
+        if settings is None:
+            settings = HostSettings() if run_dir is None else HostSettings(notify_socket=f"{run_dir}/notify")
+        self.settings = settings
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, _Unit] = {}
@@ -146,11 +155,15 @@ class ProcessHost:
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
+        self._spawning: dict[str, int] = {}
+        self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._forker = Forker()
         self._store = FdStore()
         self._remover = Remover()
         self._children = Children(self.unit_of, self._before_exit, self._exited)
-        self._children.leave_alone = lambda: (self._forker.pid,)
+        self._children.leave_alone = lambda: self._forker.pids
+        self._children.is_held = self._spawning.__contains__
+        self._children.is_busy = lambda: self._forker.asked > 0
         self._killer = Killer(self._children, self.pids, self._belongs)
         self._idle: tuple[int, int] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -158,11 +171,10 @@ class ProcessHost:
         self._hierarchy = _hierarchy(self.settings)
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._children.start()
 
     async def start(self) -> None:
-        """Before the first unit. OSError."""
+        """Wait until processes can be started at once; not needed. TimeoutError."""
         await self._forker.start()
 
     async def close(self) -> None:
@@ -173,6 +185,7 @@ class ProcessHost:
         self.release_idle()
         self._killer.close()
         self._notify.close()
+        self._forker.close()
         for fd in list(self._statuses):
             self._forget_status(fd)
         for unit in self._units.values():
@@ -186,7 +199,6 @@ class ProcessHost:
         self._children.close()
         self._store.close()
         self._inotify.close()
-        self._forker.close()
         if self._hierarchy is not None:
             self._hierarchy.remove()
         await self._remover.close()
@@ -229,7 +241,7 @@ class ProcessHost:
         child = self._children.by_pid.get(pid)
         if child is not None:
             return child.unit
-        if pid in (os.getpid(), self._forker.pid):
+        if pid == os.getpid() or pid in self._forker.pids:
             return None
         if self._hierarchy is not None:
             unit = self._hierarchy.unit_of(pid)
@@ -245,7 +257,7 @@ class ProcessHost:
             if child is not None:
                 return child.unit
             entry = read_entry(at)
-            if entry is None or at == self._forker.pid:
+            if entry is None or at in self._forker.pids:
                 return None
             if entry.session in self._sessions:
                 return self._sessions[entry.session]
@@ -323,41 +335,57 @@ class ProcessHost:
 
     def _spawn(self, name: str, file: UnitFile, action: events.Spawn) -> None:
         unit = self._unit(name)
+        self._stop_pid_file(unit)
         if not unit.in_run:
             self._begin_run(unit, file)
         fds: list[int] = []
         pipe: OutputPipe | None = None
         try:
-            reading, status = os.pipe2(os.O_CLOEXEC)
-            fds += (reading, status)
-            os.set_blocking(reading, False)
+            fds += os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(fds[0], False)
             group_fd = unit.group.open() if unit.group is not None and unit.group.unified else -1
             if group_fd >= 0:
                 fds.append(group_fd)
             pipe = OutputPipe(name, file.exec, action.command.path, self.settings.output, self._pipe_ended)
-            plan = make_plan(
-                file, action, self._surroundings(unit, file, action, status, group_fd, pipe), self._logger(name)
-            )
-            pid = self._forker.spawn(plan)
+            around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
+            plan = make_plan(file, action, around, self._logger(name))
+            self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
         except (PlanError, OSError) as error:
-            _close_all(fds)
-            if pipe is not None:
-                pipe.close_writing_end()
-                pipe.close()
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self._deliver(name, events.SpawnFailed(reason))
-            return
-        fds.remove(reading)
+            self._not_spawned(name, fds, pipe, error)
+        else:
+            self._spawning[name] = self._spawning.get(name, 0) + 1
+
+    def _not_spawned(self, name: str, fds: list[int], pipe: OutputPipe | None, error: Exception) -> None:
         _close_all(fds)
-        pipe.pid = pid
-        pipe.close_writing_end()
-        unit.pipes.append(pipe)
-        unit.sessions.add(pid)
-        self._sessions[pid] = name
-        self._children.add(pid, name, action.role, action.main)
-        self._statuses[reading] = (pid, name, action)
-        self._loop.add_reader(reading, self._status_readable, reading)
-        self._deliver(name, events.Spawned(pid))
+        if pipe is not None:
+            pipe.close_writing_end()
+            pipe.close()
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._deliver(name, events.SpawnFailed(reason))
+
+    def _answered(
+        self, unit: _Unit, action: events.Spawn, fds: list[int], pipe: OutputPipe, pid: int, error: OSError | None
+    ) -> None:
+        """By the forker. `fds`: the status pipe's reading end, then what is the child's now."""
+        name = unit.name
+        self._spawning[name] -= 1
+        if not self._spawning[name]:
+            del self._spawning[name]
+        if error is not None:
+            self._not_spawned(name, fds, pipe, error)
+        else:
+            reading = fds.pop(0)
+            _close_all(fds)
+            pipe.pid = pid
+            pipe.close_writing_end()
+            unit.pipes.append(pipe)
+            unit.sessions.add(pid)
+            self._sessions[pid] = name
+            self._children.add(pid, name, action.role, action.main)
+            self._statuses[reading] = (pid, name, action)
+            self._loop.add_reader(reading, self._status_readable, reading)
+            self._deliver(name, events.Spawned(pid))
+        self._children.let_go()
 
     def _logger(self, unit: str) -> Callable[[str, int], None]:
         return lambda text, level: self.settings.log(unit, text, level)
@@ -460,14 +488,15 @@ class ProcessHost:
                         break
 
     def _exited(self, child: Child, death: Exit) -> None:
-        self._deliver(child.unit, events.Exited(child.pid, death))
+        for name in (child.unit, *child.also):
+            self._deliver(name, events.Exited(child.pid, death))
         unit = self._units.get(child.unit)
         if unit is not None and (unit.group is None or not unit.group.unified):
             self._emptied_if_so(unit)
 
     def _emptied_if_so(self, unit: _Unit) -> None:
         self._children.reap_now(unit.name)
-        if not self.pids(unit.name):
+        if unit.name not in self._spawning and not self.pids(unit.name):
             self._deliver(unit.name, events.Emptied())
 
     def _watch_group(self, unit: _Unit) -> None:
@@ -542,11 +571,9 @@ class ProcessHost:
             message.fds = []
             self._loop.call_soon(self._let_go, unit)
         self._deliver(name, events.Notified(message.pid, message.fields, message.uid, claim, count))
-        if claim is not None and claim.alive and not claim.manager and claim.pid > 1:
-            # The rules may have made it the main process; the end of one that they refused means nothing.
-            unknown = claim.pid not in self._children.by_pid
-            if unknown and (claim.ours or message.uid == 0):
-                self._children.add(claim.pid, name, main=True)
+        # The rules may have made it the main process; the end of one that they refused means nothing.
+        if claim is not None and claim.alive and not claim.manager and (claim.ours or message.uid == 0):
+            self._children.add(claim.pid, name)
 
     def _let_go(self, unit: _Unit) -> None:
         if unit.held:
@@ -585,7 +612,7 @@ class ProcessHost:
         alive = entry is not None and entry.alive
         child = entry is not None and entry.parent == os.getpid()
         ours = alive and self._belongs(unit, pid)
-        return events.Claim(pid, alive, ours, child, manager=pid in (os.getpid(), self._forker.pid))
+        return events.Claim(pid, alive, ours, child, manager=pid == os.getpid() or pid in self._forker.pids)
 
     def _store_fds(self, unit: _Unit, file: UnitFile, action: events.StoreFds) -> None:
         if action.remove:

@@ -75,7 +75,7 @@ class Killer:
 
     def _signal(self, unit: str, pid: int, action: Kill) -> None:
         child = self._children.by_pid.get(pid)
-        if child is not None and child.unit == unit:
+        if child is not None and (child.unit == unit or unit in child.also):
             _send_all(child.pidfd, pid, action)
             return
         try:

@@ -21,8 +21,9 @@ from holdfast.service.messages import MAX_DATAGRAM, MessageError, is_barrier, pa
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN: Final = 64
-MAX_DRAIN: Final = 1024
-"""Before a death is told: at least as many as the queue can hold (net.unix.max_dgram_qlen)."""
+MAX_DRAIN: Final = 4096
+"""Before a death is told, as many are read as the queue can hold, but never more than this."""
+QUEUE_LENGTH: Final = "/proc/sys/net/unix/max_dgram_qlen"
 RECEIVE_BUFFER: Final = 8 << 20
 WARNINGS_PER_PERIOD: Final = 20
 WARNING_PERIOD_S: Final = 10.0
@@ -62,6 +63,7 @@ class NotifySocket:
             self._socket.close()
             raise
         self._path_inode = 0 if address.startswith("@") else os.stat(address).st_ino
+        self._queue_length = _queue_length()
         self._warnings = 0
         self._period_began = 0.0
         self._loop.add_reader(self._socket, self.turn)
@@ -95,7 +97,7 @@ class NotifySocket:
 
     def drain(self) -> None:
         """All that was sent before now."""
-        for _ in range(MAX_DRAIN):
+        for _ in range(self._queue_length + 1):
             if self._receive() is None:
                 return
 
@@ -166,6 +168,15 @@ class NotifySocket:
                 os.unlink(self.address)
         except OSError:
             pass
+
+
+def _queue_length() -> int:
+    """How many datagrams a socket made now takes before its senders wait."""
+    try:
+        with open(QUEUE_LENGTH, encoding="ascii") as file:
+            return min(int(file.read()), MAX_DRAIN)
+    except (OSError, ValueError):
+        return MAX_DRAIN
 
 
 def _credentials(ancillary: list[tuple[int, int, bytes]]) -> Message:

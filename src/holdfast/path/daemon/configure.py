@@ -1,0 +1,111 @@
+"""The first configuration, and each later one: devices are read, maps follow (spec path 14).
+
+Nothing is dropped and rebuilt: what stays keeps its counters, operator's decisions, timers and flags, and is
+checked meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from holdfast.path.daemon.making import Maker
+from holdfast.path.daemon.occasion import Occasion
+from holdfast.path.daemon.path_tables import PathTables
+from holdfast.path.daemon.registry import KnownMap, KnownPath
+from holdfast.path.daemon.retriggers import Retriggers
+from holdfast.path.daemon.settle import Settler
+from holdfast.path.daemon.shared import Shared
+from holdfast.path.daemon.watches import Watches
+from holdfast.path.discovery.initialisation import InitState
+from holdfast.path.dm import UUID_PREFIX, is_our_uuid
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Configurator:
+    """One configuration at a time: the caller sees to that."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        tables: PathTables,
+        watches: Watches,
+        settler: Settler,
+        maker: Maker,
+        retriggers: Retriggers,
+    ) -> None:
+        self._shared = shared
+        self._tables = tables
+        self._watches = watches
+        self._settler = settler
+        self._maker = maker
+        self._retriggers = retriggers
+
+    async def configure(self, *, all_maps: bool, why: str) -> None:
+        """`shared.choices` is in force: make everything so. `all_maps`: load every table."""
+        shared = self._shared
+        shared.discovery.use(shared.choices.config)
+        await shared.files.load()
+        shared.step()
+        shared.claims_removed.clear()
+        fresh = await self._read_devices()
+        await asyncio.gather(*(self._watches.first_look(path) for path in fresh))
+        self._watches.set_orphan_intervals()
+        for path in list(shared.registry.paths.values()):
+            path.is_wanted = False
+            self._retriggers.watch(path)
+        if shared.calls is not None:
+            try:
+                await self._maker.refresh_names()
+            except OSError as error:
+                _log.error("the list of device-mapper devices cannot be read: %s", error)
+        for known in shared.registry.maps.values():
+            self._maker.plan(known)
+            if known.left_alone:
+                self._judge(known)
+        in_kernel = [uuid.removeprefix(UUID_PREFIX) for uuid in shared.names.values() if is_our_uuid(uuid)]
+        wwids = dict.fromkeys([*in_kernel, *shared.registry.wwids()])
+        await self._settler.all(wwids, Occasion(why, reconfigured=True, forced=all_maps))
+        for path in list(shared.registry.orphans()):
+            self._watches.add_orphan(path)
+        shared.registry.sort_maps()
+
+    def _judge(self, known: KnownMap) -> None:
+        """A map that was to be left alone may be wanted again."""
+        if not self._shared.choices.wwid_excluded(known.wwid) and not self._all_excluded(known):
+            known.left_alone = ""
+
+    def _all_excluded(self, known: KnownMap) -> bool:
+        excluded = self._shared.discovery.excluded
+        return bool(known.record.paths) and all(path.dev in excluded for path in known.record.paths)
+
+    async def _read_devices(self) -> list[KnownPath]:
+        """Paths enter, change and leave the registry; those that are new."""
+        shared = self._shared
+        infos = await shared.discovery.scan()
+        shared.step()
+        seen = {info.dev for info in infos}
+        losing: set[str] = set()
+        for known in list(shared.registry.maps.values()):
+            if self._all_excluded(known) or shared.choices.wwid_excluded(known.wwid):
+                await self._unwanted(known)
+        for path in list(shared.registry.paths.values()):
+            is_kept = path.map is not None and path.map.left_alone
+            if path.info.dev not in seen and path.init is not InitState.PARTIAL and not is_kept:
+                losing |= self._tables.drop(path)
+        before = set(shared.registry.paths.values())
+        for info in infos:
+            losing |= self._tables.take(info)[1]
+        self._tables.replan()
+        # Their maps let go of the devices before another map can have them.
+        await self._settler.all(losing, Occasion("path removed", may_create=False))
+        return [path for path in shared.registry.paths.values() if path not in before]
+
+    async def _unwanted(self, known: KnownMap) -> None:
+        """The new configuration excludes it: flush it; in use, it goes on as it is."""
+        async with self._settler.only(known.wwid):
+            if not await self._maker.remove(known):
+                known.left_alone = "excluded by the configuration, but in use"
+                _log.warning("%s: %s: its table stays as it is", known.record.name, known.left_alone)

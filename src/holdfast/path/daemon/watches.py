@@ -161,7 +161,7 @@ class Watches:
         """One check and its priority, so that a table can be made that is right from the beginning. Bounded."""
         async with self._first:
             record = path.record
-            state = self._shared.discovery.sysfs_state(path.info)
+            state = path.sysfs_state = self._shared.discovery.sysfs_state(path.info)
             result = CheckResult(state)
             if state is PathState.UP:
                 try:
@@ -205,7 +205,10 @@ class Watches:
 
     def _sysfs_state(self, record: Path) -> PathState:
         known = self._shared.registry.of_record(record)
-        return self._shared.discovery.sysfs_state(known.info) if known is not None else PathState.REMOVED
+        if known is None:
+            return PathState.REMOVED
+        known.sysfs_state = self._shared.discovery.sysfs_state(known.info)
+        return known.sysfs_state
 
     def stalled(self) -> str | None:
         """Who drives checks and does not any more, for the watchdog; None: all are at it. A path that hangs stalls

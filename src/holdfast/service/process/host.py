@@ -245,6 +245,9 @@ class ProcessHost:
             return None
         if self._hierarchy is not None:
             unit = self._hierarchy.unit_of(pid)
+            if unit is None and not self._hierarchy.unified and (entry := read_entry(pid)) is not None:
+                # In v1 a zombie is in no group any more; its session is what it was.
+                return None if entry.alive else self._sessions.get(entry.session)
             return unit if unit in self._units else None
         return self._unit_by_lineage(pid)
 

@@ -92,7 +92,8 @@ class Configurator:
             if self._all_excluded(known) or shared.choices.wwid_excluded(known.wwid):
                 await self._unwanted(known)
         for path in list(shared.registry.paths.values()):
-            is_kept = path.map is not None and path.map.left_alone
+            is_excluded = path.info.dev in shared.discovery.excluded
+            is_kept = path.map is not None and path.map.left_alone and is_excluded
             if path.info.dev not in seen and path.init is not InitState.PARTIAL and not is_kept:
                 losing |= self._tables.drop(path)
         before = set(shared.registry.paths.values())

@@ -74,7 +74,7 @@ class Listing(Commands):
             wwid=path.wwid,
             hcil=":".join(map(str, info.hcil)) if info.hcil is not None else "#:#:#:#",
             dm_state=record.dm_state.value if path.map is not None else DmState.UNDEF.value,
-            sysfs_down=self._shared.discovery.sysfs_state(info) is PathState.DOWN,
+            sysfs_down=path.sysfs_state is PathState.DOWN,
             state=int(record.state),
             is_open=record.checker_state is not PathState.WILD,
             vendor=info.vendor,

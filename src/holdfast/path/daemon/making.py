@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 from collections.abc import Callable
@@ -19,11 +20,13 @@ from holdfast.path.daemon.watches import Watches
 from holdfast.path.daemon.world import LockPaths
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.initialisation import Initialisation
-from holdfast.path.dm import UUID_PREFIX, DeviceMapper, Info, Uuid
+from holdfast.path.dm import UUID_PREFIX, DeviceMapper, DmError, Info, Uuid
 from holdfast.path.map_settings import MapOptions, choose_alias
 from holdfast.path.records import Map, Path
 from holdfast.path.states import PathState
 
+LEFTOVER_S: Final = 5.0
+"""So long a device may be without a table: its maker is not done yet."""
 LIST_LANE: Final = "list"
 """Of calls that belong to no map."""
 
@@ -49,6 +52,8 @@ class Maker:
         self._lock_paths = lock_paths
         self._udev_timers: dict[KnownMap, asyncio.TimerHandle] = {}
         self._names_read: float | None = None
+        self._without_table: dict[Uuid, float] = {}
+        """Devices of ours that have no table, and since when."""
         self.confirmed: Callable[[KnownMap], None] = lambda known: None
         """Called when udev has seen a new map, or was waited for long enough."""
         self.partial: Callable[[KnownPath], None] = lambda path: None
@@ -79,6 +84,7 @@ class Maker:
             members = [path.dev_t for group in state.table.groups for path in group.paths]
             record.length = state.length
         except OSError as error:
+            await self._end_leftover(name, uuid)
             _log.error("%s: cannot be read, and stays as it is: %s", name, error)
             members = []
         why = shared.choices.wwid_excluded(wwid)
@@ -101,6 +107,25 @@ class Maker:
         self._watches.start(known)
         _log.info("%s: adopted, %d paths", name, len(record.paths))
         return known
+
+    async def _end_leftover(self, name: str, uuid: Uuid) -> None:
+        """A device of ours without a table is what is left of a creation that failed: it would keep the map from
+        being made for ever. DmError EAGAIN: there is none now, or it may be somebody's who is making it.
+        """
+        calls, now = self._shared.calls, self._shared.now()
+        assert calls is not None
+        info = await calls.call(uuid, lambda dm: dm.info(uuid))
+        if info.has_table:
+            self._without_table.pop(uuid, None)
+            return
+        since = self._without_table.setdefault(uuid, now)
+        if now - since < LEFTOVER_S or self._shared.options.monitor_only:
+            raise DmError(errno.EAGAIN, f"{name}: a device without a table")
+        await calls.call(uuid, lambda dm: dm_steps.remove_without_table(dm, uuid))
+        del self._without_table[uuid]
+        self._shared.names.pop(name, None)
+        _log.warning("%s: removed a device without a table", name)
+        raise DmError(errno.EAGAIN, f"{name}: had no table")
 
     async def _complete(self, wwid: str, members: list[str]) -> None:
         """Paths that are known by their number only, or have no WWID yet, have that of the map."""

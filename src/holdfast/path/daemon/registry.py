@@ -17,6 +17,7 @@ from holdfast.path.discovery.initialisation import Initialisation, InitState
 from holdfast.path.map_settings import MapConfiguration, MapOptions
 from holdfast.path.path_settings import PathSettings
 from holdfast.path.records import Map, MapSettings, Path
+from holdfast.path.states import PathState
 from holdfast.path.watch import MapWatch
 
 NO_CONFIGURATION: Final = MapConfiguration(MapSettings(), MapOptions())
@@ -39,6 +40,8 @@ class KnownPath:
     """Was asked, and its groups follow from it."""
     is_wanted: bool = False
     """Added by command: find_multipaths does not matter."""
+    sysfs_state: PathState = PathState.UP
+    """What the kernel said of the device at the last check: listings do not ask it."""
 
     @property
     def init(self) -> InitState:

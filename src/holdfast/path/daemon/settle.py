@@ -56,6 +56,8 @@ class Settler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._retries: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._closed = False
+        self.drop: Callable[[KnownPath], object] = lambda path: None
+        """Called with a path that is to be forgotten."""
 
     @contextlib.asynccontextmanager
     async def only(self, wwid: str) -> AsyncIterator[None]:
@@ -132,7 +134,9 @@ class Settler:
                 occasion = both(occasion, Occasion(occasion.why, reconfigured=True))
         if known is None:
             return await self._new_map(wwid, occasion)
-        if known.left_alone:
+        # Of one that is left alone, only devices that are gone are let go of.
+        is_whole = all(shared.registry.of_record(path) is not None for path in known.record.paths)
+        if known.left_alone and not self._is_wanted_again(known) and is_whole:
             return True
         if known.kernel.last is None:
             with contextlib.suppress(OSError):
@@ -192,6 +196,18 @@ class Settler:
                 _log.error("%s: %s; not used", path.info.dev, why)
         for path in members.paths:
             path.refused = ""
+
+    def _is_wanted_again(self, known: KnownMap) -> bool:
+        """A map that is left alone since all its paths are excluded has got one that is not: that one is used."""
+        shared = self._shared
+        paths = shared.registry.with_wwid(known.wwid)
+        excluded = [path for path in paths if path.info.dev in shared.discovery.excluded]
+        if shared.choices.wwid_excluded(known.wwid) or len(excluded) == len(paths):
+            return False
+        known.left_alone = ""
+        for path in excluded:
+            self.drop(path)
+        return True
 
     async def _known_map(self, known: KnownMap, occasion: Occasion) -> bool:
         shared = self._shared

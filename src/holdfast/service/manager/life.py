@@ -169,9 +169,13 @@ class Life:
 
     async def _all_gone(self, limit: float) -> None:
         gone = asyncio.Event()
+        left = list(self.manager.living())
 
         def look() -> None:
-            if not self.manager.living():
+            # One unit at a time: with hundreds of them, to ask all after each death would take a minute.
+            while left and not self.manager.has_processes(left[-1]):
+                left.pop()
+            if not left:
                 gone.set()
 
         self.manager.watch(look)

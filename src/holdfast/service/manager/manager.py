@@ -508,11 +508,18 @@ class Manager:
     def living(self) -> dict[str, frozenset[int]]:
         """Units with processes, and these."""
         found = {}
-        for unit, machine in self.core.machines.items():
-            pids = machine.run.members() - {os.getpid()}
+        for unit in self.core.machines:
+            pids = self._pids(unit)
             if pids:
                 found[unit] = pids
         return found
+
+    def has_processes(self, unit: str) -> bool:
+        """Whether any is left of this unit."""
+        return unit in self.core.machines and bool(self._pids(unit))
+
+    def _pids(self, unit: str) -> frozenset[int]:
+        return self.core.machines[unit].run.members() - {os.getpid()}
 
     async def close(self) -> None:
         """No process host, no listening socket, no timer, no waiter is left."""

@@ -1,9 +1,10 @@
 """`python -m benchmarks.path`: what checking paths costs: 10 to 10 000 of them, each read every 5 seconds.
 
-Real: checkers, the check loop, the rules, direct reads of 4096 bytes (io_submit on files of --on, or on the block
-devices of --device, each opened once per path). Not real: device-mapper, which is a fake in memory here, so the
-ioctls after a failed path are not in the figures; a path that stays good needs none. Nothing but the standard
-library and Holdfast is needed; a child process per number of paths, so that memory is that of this number.
+Real: checkers, the check loop, the rules, a look at the device's state (a file with what sysfs would say), direct
+reads of 4096 bytes (io_submit on files of --on, or on the block devices of --device, opened once per path). Not
+real: device-mapper, which is a fake in memory here, so the ioctls after a failed path are not in the figures; a
+path that stays good needs none. Nothing but the standard library and Holdfast is needed; a child process per
+number of paths, so that memory is that of this number.
 
 CPU: of the process, all its threads, kernel time for its system calls included, in percent of one core. Latency:
 from the beginning of a check to its result. Wake-ups: voluntary context switches per minute; `idle` is the same at
@@ -30,6 +31,8 @@ from benchmarks.processes import cpu_ns, memory, switches
 from benchmarks.report import figure
 from holdfast.path.checkers.base import CheckerContext
 from holdfast.path.checkers.directio import DirectioChecker
+from holdfast.path.discovery.info import Bus, PathInfo
+from holdfast.path.discovery.sysfs import sysfs_state
 from holdfast.path.grouping import build_table
 from holdfast.path.latency import Histogram
 from holdfast.path.probe_io import probe_io
@@ -82,9 +85,9 @@ class Samples(Histogram):
         self.kept.append(round(duration_s * 1e9))
 
 
-def build(nodes: Sequence[str], number: int, interval_s: int, dm: FakeDm, kept: list[int]) -> list[MapWatch]:
-    """Maps over `number` paths, whose devices are `nodes` in turn."""
-    kernel = FakeKernel(dm)
+def build(nodes: Sequence[str], number: int, interval_s: int, kept: list[int], device: str) -> list[MapWatch]:
+    """Maps over `number` paths, whose devices are `nodes` in turn. `device` has the `state` of them all."""
+    info = PathInfo("sda", "8:0", 8, bus=Bus.SCSI, device_path=device)
     settings = MapSettings(intervals=Intervals(interval_s, interval_s))
     maps = -(-number // PATHS_PER_MAP)
     watches = []
@@ -96,25 +99,26 @@ def build(nodes: Sequence[str], number: int, interval_s: int, dm: FakeDm, kept: 
             path.statistics.latency = Samples(kept)
             node_of[path] = nodes[at % len(nodes)]
             found.paths.append(path)
+        dm = FakeDm()  # One for each: what it does for a map grows with the number of its maps.
         dm.create(found.name, f"mpath-{found.wwid}")
         dm.load(found.name, 8, build_table(found))
         dm.resume(found.name)
         watches.append(
             MapWatch(
                 found,
-                kernel,
+                FakeKernel(dm),
                 lambda path: DirectioChecker(CheckerContext(path.dev, node_of[path])),
+                sysfs_state=lambda path: sysfs_state(info),
                 has_events=True,
             )
         )
-    dm.log.clear()
     return watches
 
 
-async def measure(nodes: Sequence[str], number: int, interval_s: int, seconds: float) -> Found:
-    """In this process."""
+async def measure(nodes: Sequence[str], number: int, interval_s: int, seconds: float, device: str) -> Found:
+    """In this process. `device`: see `build`."""
     kept: list[int] = []
-    watches = build(nodes, number, interval_s, FakeDm(), kept)
+    watches = build(nodes, number, interval_s, kept, device)
     io = probe_io()
     io.attach()
     tasks = [asyncio.create_task(watch.run()) for watch in watches]
@@ -146,13 +150,13 @@ async def measure(nodes: Sequence[str], number: int, interval_s: int, seconds: f
     return found
 
 
-def work(nodes: Sequence[str], number: int, interval_s: int, seconds: float) -> None:
+def work(nodes: Sequence[str], number: int, interval_s: int, seconds: float, device: str) -> None:
     """The child process."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard < number + SPARE_FILES:
         raise SystemExit(f"{number} paths need {number + SPARE_FILES} open files, the limit is {hard}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    print(json.dumps(asdict(asyncio.run(measure(nodes, number, interval_s, seconds)))), flush=True)
+    print(json.dumps(asdict(asyncio.run(measure(nodes, number, interval_s, seconds, device)))), flush=True)
 
 
 def in_child(nodes_file: FilePath, number: int, interval_s: int, seconds: float) -> Found:
@@ -234,13 +238,14 @@ def main() -> None:
     if arguments.worker:
         nodes_file, number, interval_s, seconds = arguments.worker
         nodes = FilePath(nodes_file).read_text().splitlines()
-        work(nodes, int(number), int(interval_s), float(seconds))
+        work(nodes, int(number), int(interval_s), float(seconds), str(FilePath(nodes_file).parent))
         return
     found: list[Found] = []
     with tempfile.TemporaryDirectory(dir=arguments.on) as directory:
         folder = FilePath(directory)
         nodes = arguments.device or make_files(folder, max(arguments.paths))
         (folder / "nodes").write_text("\n".join(nodes))
+        (folder / "state").write_text("running\n")
         if not arguments.json:
             show(HEADS, arguments.markdown)
             if arguments.markdown:

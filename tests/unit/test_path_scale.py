@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.path import metrics
+from holdfast.path import metrics, path_rules
 from holdfast.path.checkers.base import DOWN, GHOST, UP, CheckResult
 from holdfast.path.checks import GUARD_S
 from holdfast.path.dm import MapState
@@ -259,6 +259,48 @@ def test_without_paths_nothing_is_timed() -> None:
     run_virtual(scene())
 
 
+def test_a_mistake_in_the_rules_ends_the_watch_so_that_it_can_be_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not a path that nobody checks any more."""
+
+    async def scene() -> None:
+        lab = EventLab()
+        task = asyncio.create_task(lab.watch.run())
+        await asyncio.sleep(11)
+
+        def broken(*args: object) -> list[object]:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(path_rules, "check_done", broken)
+        await asyncio.sleep(6)
+        assert task.done()
+        with pytest.raises(ZeroDivisionError):
+            task.result()
+
+    run_virtual(scene())
+
+
+def test_a_crowd_begins_in_pieces() -> None:
+    """However many maps are new, or due at the same time: no turn of the loop begins all their checks."""
+
+    async def scene() -> None:
+        labs = [EventLab(name="mpatha" if n == 0 else f"m{n}", position=n) for n in range(3 * RINGS_AT_ONCE)]
+        tasks = [asyncio.create_task(lab.watch.run()) for lab in labs]
+        most = before = 0
+        for _ in range(100):
+            await asyncio.sleep(0)
+            begun = sum(len(lab.begun) for lab in labs)
+            most, before = max(most, begun - before), begun
+        assert before == 2 * len(labs)
+        assert most == 2 * RINGS_AT_ONCE
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_virtual(scene())
+
+
 class Ringing:
     def __init__(self, alarm: Alarm, rung: list[object], raises: bool = False) -> None:
         self.alarm, self.rung, self.raises = alarm, rung, raises
@@ -300,6 +342,8 @@ class Waiting:
 
     def overdue(self) -> None:
         self.ended.append(self)
+        if len(self.ended) == 1:
+            raise ZeroDivisionError
 
 
 def test_timeouts() -> None:

@@ -7,15 +7,18 @@ cheap, and the first of each dict is the one that is due next.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from typing import Protocol
+from typing import Final, Protocol
+
+_log: Final = logging.getLogger(__name__)
 
 
 class Overdue(Protocol):
     """Who waits."""
 
     def overdue(self) -> None:
-        """The time is over. Must not raise."""
+        """The time is over."""
         ...
 
 
@@ -74,7 +77,10 @@ class Timeouts:
         for who, length in late:
             if who in self._by_length.get(length, ()):
                 self.stop(who, length)
-                who.overdue()
+                try:
+                    who.overdue()
+                except Exception:  # One's mistake is not the others' end.
+                    _log.exception("%r did not take that it is overdue", who)
         first = min((next(iter(waiting.values())) for waiting in self._by_length.values()), default=math.inf)
         if first < self._timer_at:
             self._arm(first)

@@ -181,13 +181,17 @@ class MapWatch:
         now = self._loop.time() + EARLY_S
         try:
             self._begin_due(now)
-        except Exception as error:  # a mistake in what the caller gave us: `run` raises it
-            self._error = error
-            self._wake.set()
+        except Exception as error:
+            self._fail(error)
         if self._next_deadline() <= now:
             self._wake.set()
         if not self._wake.is_set():
             self._set_alarm()
+
+    def _fail(self, error: Exception) -> None:
+        """A mistake of ours or in what the caller gave us: `run` raises it; a path must not be lost in silence."""
+        self._error = error
+        self._wake.set()
 
     def _set_alarm(self) -> None:
         due = min(self._checks.next_guard_s, self._next_deadline())
@@ -216,7 +220,6 @@ class MapWatch:
             raise self._error
         now = self._loop.time() + EARLY_S
         self._acted = False
-        self._begin_due(now)
         is_commanded = bool(self._commands)
         while self._commands:
             command, answer = self._commands[0]
@@ -286,7 +289,10 @@ class MapWatch:
             path.statistics.checks += 1
             path.statistics.failures += result.state.is_bad
         if self._is_settled and not self._in_turn and self._says_nothing_new(path, result):
-            self._settle(path, result, started_s)
+            try:
+                self._settle(path, result, started_s)
+            except Exception as error:
+                self._fail(error)
             return
         self._results.append((path, result, started_s))
         self._wake.set()

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from holdfast.path.sg import Exchange
 from holdfast.path.sg_io import SgPath, SgStalled, SgTimeout
@@ -67,6 +67,7 @@ class Checker(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
 class BeginsChecks(Protocol):
     """A checker that needs no task: see the module's text."""
 
@@ -82,7 +83,7 @@ Begin = Callable[[float, Callable[[CheckResult], None]], None]
 
 
 def begin_of(checker: Checker) -> Begin | None:
-    """Its `begin`, if it is a `BeginsChecks`. Not by isinstance: for a protocol that takes longer than a check."""
+    """Its `begin`, if it is a `BeginsChecks`. Not by isinstance in each check: that takes longer."""
     begin = getattr(checker, "begin", None)
     return cast(Begin, begin) if callable(begin) else None
 

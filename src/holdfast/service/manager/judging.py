@@ -60,7 +60,9 @@ class Judge:
                 answers = await self._offload(lambda: {one: self._holds(*one) for one in asked})
         except (TimeoutError, OSError) as error:
             log.error(
-                "%s: its conditions cannot be looked at: %s", unit, error or f"no answer in {PATIENCE_S:.0f} s"
+                "%s: its conditions cannot be looked at: %s",
+                unit,
+                str(error) or f"no answer in {PATIENCE_S:.0f} s",
             )
             answers = dict.fromkeys(asked, False)
         self._answers[unit] = answers

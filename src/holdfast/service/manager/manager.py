@@ -343,7 +343,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level)
+            self.say(unit, what.text, what.level, bare=what.text.startswith((unit, "Dependency failed", "Job ")))
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):

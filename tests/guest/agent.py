@@ -64,8 +64,10 @@ def vports() -> list[str]:
 
 
 def say(port: Any, message: dict[str, object]) -> None:
-    """One line."""
-    port.write(json.dumps(message).encode() + b"\n")
+    """One line. The port takes 32 KiB at a time."""
+    data = json.dumps(message).encode() + b"\n"
+    while data:
+        data = data[port.write(data) :]
 
 
 def perform(request: dict[str, Any], running: dict[int, subprocess.Popen[bytes]]) -> dict[str, object]:

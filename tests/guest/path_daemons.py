@@ -26,7 +26,7 @@ COMMANDS: Final = {
     "multipathd": ("multipathd", "-d"),
     "holdfast": (PYTHON, "-m", "holdfast", "path", "daemon", "--foreground"),
 }
-IS_THERE: Final = importlib.util.find_spec("holdfast.cli.path_daemon") is not None
+IS_THERE: Final = importlib.util.find_spec("holdfast.path.daemon.core") is not None
 DAEMONS: Final = [
     pytest.param("multipathd"),
     pytest.param("holdfast", marks=[] if IS_THERE else [pytest.mark.skip("no path daemon")]),
@@ -99,7 +99,9 @@ class PathDaemon:
         def is_there() -> bool:
             if self.paths.guest.run("dmsetup", "status", name, check=False).count(" A ") < paths:
                 return False
-            return self.ask("show", "paths", "raw", "format", "%T").split() == ["ready"] * paths
+            # Those of no map are undef.
+            told = self.ask("show", "paths", "raw", "format", "%T").split()
+            return [word for word in told if word != "undef"] == ["ready"] * paths
 
         self.wait(is_there, f"map {name} with {paths} paths")
         return self

@@ -122,18 +122,48 @@ def test_what_is_counted_comes_from_our_daemon_only(answers: Answers, capsys: py
     assert capsys.readouterr().out == 'holdfast_path_flaps_total{dev="sda"} 2\n'
 
 
-def test_colours_are_for_terminals(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    """A stdout that says that it is a terminal."""
 
+    def isatty(self) -> bool:
+        return True
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """From now on; a fixture would be too early, pytest has a stdout of its own for the test."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
+    made = Terminal()
+    monkeypatch.setattr("sys.stdout", made)
+    return made
+
+
+def test_colours_are_for_terminals(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
     assert path("show") == 0
     assert "\x1b[31mfaulty\x1b[0m" in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
+
+
+def test_live_on_a_terminal(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round is written over the one before; what was longer then is cleared."""
+    rounds = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal rounds
+        rounds += 1
+        answers.replies["show paths"] = "ok\n"
+        if rounds == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    terminal = on_a_terminal(monkeypatch)
+    assert path("show", "--watch", "1") == 130
+    _, first, second = terminal.getvalue().split("\x1b[H")
+    assert first.count("\n") == 2 + 3  # head, blank line; heads of columns and two paths
+    assert first.count("\x1b[K") == first.count("\n")
+    assert "no paths" in second
+    assert second.endswith("\x1b[J")
 
 
 def test_nothing_to_show(answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path as FilePath
+from unittest import mock
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_paths_without_a_map_are_checked_too(tmp_path: FilePath) -> None:
             assert lab.path("sda").record.state is PathState.DOWN
             assert len(lab.storage["sda"].started) > 5
             assert lab.dm.log == []
+
+    virtual(scene)
+
+
+def test_listings_ask_the_kernel_for_nothing(tmp_path: FilePath) -> None:
+    """Sysfs is read by checks, and listed as they found it: with thousands of paths reading takes long."""
+
+    async def scene() -> None:
+        lab = DaemonLab(str(tmp_path), MULTIBUS + "}\n")
+        lab.plug("sda", "36a", silently=True)
+        async with lab:
+            lab.disks.set_state("sda", PathState.DOWN)
+            await lab.pass_time(21)
+            with mock.patch.object(lab.disks, "sysfs_state", side_effect=AssertionError):
+                assert [row.sysfs_down for row in lab.daemon.snapshot().paths] == [True]
+                assert lab.daemon.find_path("sda").sysfs_down
 
     virtual(scene)
 

@@ -14,11 +14,12 @@ import pytest
 
 from holdfast.path.conf import Config
 from holdfast.path.conf_merge import merge
-from holdfast.path.discovery import Discovery, Finder, PathInfo, ReadTimeout, Uevent
+from holdfast.path.discovery import Discovery, Finder, PathInfo, ReadTimeout, Uevent, facade
 from holdfast.path.discovery import device as device_module
 from holdfast.path.discovery.identity import may_have_map, uid_attribute
 from holdfast.path.discovery.initialisation import Initialisation, InitState, Retriggers
 from holdfast.path.discovery.netlink import EventsLost
+from holdfast.path.discovery.reading import read_disk
 from holdfast.path.discovery.sysfs import Tree
 from holdfast.path.discovery.udev import NoUdev, UdevRecord
 from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE
@@ -73,14 +74,16 @@ class FakeUdev:
         self.monitors: list[FakeMonitor] = []
         self.hold: dict[str, threading.Event] = {}
         self.asked: list[str] = []
+        self.gave_up: list[str] = []
+        """Held so long that the test must be wrong."""
 
     def is_active(self) -> bool:
         return True
 
     def read(self, dev: str) -> UdevRecord | None:
         self.asked.append(dev)
-        if dev in self.hold:
-            self.hold[dev].wait(20)
+        if dev in self.hold and not self.hold[dev].wait(20):
+            self.gave_up.append(dev)
         return self.records.get(dev)
 
     def monitor(self) -> FakeMonitor:
@@ -306,6 +309,49 @@ def test_a_device_that_hangs_delays_nobody(tmp_path: Path, caplog: pytest.LogCap
     run(tmp_path, scene, read_timeout_s=0.2)
 
 
+def test_one_that_cannot_be_read_does_not_cost_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
+        sysfs.scsi("sda")
+        sysfs.scsi("sdb", lun=1)
+        udev.records = {"sda": known(), "sdb": known()}
+        read = udev.read
+
+        def fails(dev: str) -> UdevRecord | None:
+            if dev == "sda":
+                raise MemoryError
+            return read(dev)
+
+        monkeypatch.setattr(udev, "read", fails)
+        assert names(await found.scan()) == ["sdb"]
+        assert "sda: cannot be read, left out" in caplog.text
+
+    run(tmp_path, scene)
+
+
+def test_a_device_that_does_not_answer_is_as_sysfs_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def hangs(info: PathInfo, node: str, rdac: bool) -> PathInfo:
+        go.wait(20)
+        return info
+
+    async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
+        sysfs.scsi("sda", serial="")
+        udev.records["sda"] = known()
+        try:
+            info = await found.read("sda")
+            assert info is not None
+            assert (info.wwid, info.serial) == (WWID, "")
+            assert names(await found.scan()) == ["sda"]  # The second call is not made.
+        finally:
+            go.set()
+
+    monkeypatch.setattr(facade, "ask_node", hangs)
+    run(tmp_path, scene, read_timeout_s=0.2)
+
+
 def test_events_are_filtered_and_handed_out(tmp_path: Path) -> None:
     async def scene(sysfs: FakeSysfs, udev: FakeUdev, found: Discovery) -> None:
         found.start()
@@ -423,24 +469,24 @@ def test_what_sysfs_lacks_is_asked_of_the_device(tmp_path: Path, monkeypatch: py
 
     sysfs = FakeSysfs(tmp_path / "sys")
     sysfs.scsi("sda", serial="", naa=b"")
-    from holdfast.path.discovery.reading import read_disk
-
+    (sysfs.device("sda") / "vpd_pg0").unlink()
     info = read_disk("sda", sysfs.tree)
     assert info is not None
     assert device_module.needs_asking(info, False)
     more = device_module.ask(info, execute)
-    assert (more.serial, more.device_wwid, more.tpgs, more.target_port_group, more.is_rdac) == (
-        "ABC",
-        "35000c50015ea71ff",
-        3,
-        5,
-        True,
-    )
-    # Not opened while the kernel says that it is down, nor if the node is another device's.
+    assert (more.serial, more.device_wwid) == ("ABC", "35000c50015ea71ff")
+    assert (more.tpgs, more.target_port_group, more.is_rdac) == (3, 5, True)
+    # Not asked while the kernel says that it is down, nor if the node is another device's.
     sysfs.set_state("sda", "offline")
-    assert device_module.ask_if_running(info, "/dev/null", False) == info
+    assert not device_module.needs_asking(info, False)
     sysfs.set_state("sda", "running")
-    assert device_module.ask_if_running(info, "/dev/null", False) == info
+    assert device_module.ask_node(info, "/dev/null", False) == info
+    # A device that lists its pages, and not these, is not asked for them.
+    sysfs.set("sda", "device/vpd_pg0", b"\0\0\0\x01\0")
+    asked.clear()
+    assert not device_module.needs_asking(info, False)
+    assert device_module.ask(info, execute) == info
+    assert asked == []
     sysfs.scsi("sdb", host=1)
     whole = read_disk("sdb", sysfs.tree)
     assert whole is not None
@@ -571,6 +617,7 @@ def test_many_that_hang_do_not_add_up(tmp_path: Path) -> None:
             assert not scan.done()
             await asyncio.sleep(0.01)
         assert set(hanging) <= set(udev.asked)
+        assert udev.gave_up == []
         for hold in udev.hold.values():
             hold.set()
         assert len(await scan) == 21

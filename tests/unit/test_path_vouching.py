@@ -11,8 +11,9 @@ from pathlib import Path as FilePath
 
 import pytest
 
-from holdfast.path.daemon.liveness import Liveness
+from holdfast.path.daemon.liveness import Liveness, Promises
 from holdfast.path.daemon.watches import STANDSTILL_S
+from holdfast.path.discovery.info import PathInfo
 from holdfast.path.schedule import alarm_of
 from holdfast.testing.virtual_loop import run_virtual
 from tests.unit.path_daemon_lab import GREEDY, DaemonLab
@@ -27,8 +28,12 @@ class Vouched:
     def __init__(self, lab: DaemonLab) -> None:
         self.lab = lab
         self.pings: list[float] = []
-        watchdog = Liveness(WATCHDOG_S, lambda now: lab.daemon.stalled(), self._ping)
-        self.task = lab.loop.create_task(watchdog.run())
+        self.begin(lambda now: None)
+
+    def begin(self, broken: Callable[[float], str | None]) -> None:
+        """`broken`: a promise, if any is; who stalls is asked in any case."""
+        watchdog = Liveness(WATCHDOG_S, lambda now: broken(now) or self.lab.daemon.stalled(), self._ping)
+        self.task = self.lab.loop.create_task(watchdog.run())
 
     def _ping(self) -> bool:
         self.pings.append(self.lab.loop.time())
@@ -123,5 +128,35 @@ def test_a_driver_that_ended(tmp_path: FilePath, caplog: pytest.LogCaptureFixtur
         tasks[lab.map("36c")].cancel()
         assert await watching.count(1000) <= 1
         assert "the checks of 36c have ended" in caplog.text
+
+    vouched(scene, tmp_path)
+
+
+def test_a_reconfigure_that_hangs(tmp_path: FilePath, caplog: pytest.LogCaptureFixture) -> None:
+    """It is vouched for as long as steps are done; checks go on all the while."""
+
+    async def scene(lab: DaemonLab, watching: Vouched) -> None:
+        promises = Promises()
+        lab.daemon._promises = promises
+        hangs, original = asyncio.Event(), lab.disks.scan
+
+        async def scan() -> list[PathInfo]:
+            for _ in range(20):  # slow, but it gets on
+                await asyncio.sleep(30)
+                lab.daemon._shared.step()
+            await hangs.wait()
+            return await original()
+
+        lab.disks.scan = scan  # type: ignore[method-assign]
+        await watching.end()
+        watching.begin(promises.broken)
+        await lab.daemon.reconfigure(False)
+        assert await watching.count(600) >= 118
+        checks = lab.path("sda").record.statistics.checks
+        assert await watching.count(600) < 20
+        assert "configure is" in caplog.text
+        assert lab.path("sda").record.statistics.checks > checks + 50
+        hangs.set()
+        assert await watching.count(100) >= 18
 
     vouched(scene, tmp_path)

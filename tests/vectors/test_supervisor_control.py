@@ -138,7 +138,7 @@ def test_commands(world: tuple[Lab, VirtualLoop], capsys: pytest.CaptureFixture[
         assert (command, _same(out).splitlines()) == (command, _same(step["stdout"]).splitlines())
         assert (command, code) == (command, step["rc"])
         compared += 1
-    assert compared > 60
+    assert compared > 55
 
 
 _OTHER_VALUES = frozenset(
@@ -158,6 +158,6 @@ def _compare_properties(expected: str, said: str) -> None:
         if key in found and key not in _OTHER_VALUES and "Timestamp" not in key:
             assert (key, found[key]) == (key, value)
             compared += 1
-    assert compared > 60
+    assert compared > 55
     for key in ("StateChangeTimestamp", "ActiveEnterTimestampMonotonic", "ExecMainStartTimestamp"):
         assert found[key]

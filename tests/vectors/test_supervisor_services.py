@@ -132,10 +132,10 @@ CHAIN = """\
   2100 a.service  failed -> auto-restart
   2200 a.service  Scheduled restart job, restart counter is at 2.
   2200 a.service  Start request repeated too quickly.
+  2200 a.service  reboot-force: unit a.service failed
   2200 a.service  Failed with result 'watchdog'.
   2200 a.service  auto-restart -> failed
-  2200 a.service  job start: failed
-  2200 a.service  reboot-force: unit a.service failed"""
+  2200 a.service  job start: failed"""
 
 
 def test_from_a_missing_ping_to_the_reboot() -> None:

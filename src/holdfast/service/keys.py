@@ -69,7 +69,12 @@ class Key:
 _ACRONYMS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-_FIELDS: Final = {"UMask": "umask", "BindIPv6Only": "bind_ipv6_only", "TTYVHangup": "tty_vhangup"}
+_FIELDS: Final = {
+    "UMask": "umask",
+    "TimerSlackNSec": "timer_slack_nsec",
+    "BindIPv6Only": "bind_ipv6_only",
+    "TTYVHangup": "tty_vhangup",
+}
 
 
 def field_name(key: str) -> str:

@@ -310,9 +310,9 @@ def _emergency(run: Run, failed: bool) -> None:
 def refuse_start(run: Run) -> None:
     """Too many starts: failed, with the last failure's word if there is one (7.6)."""
     run.log("Start request repeated too quickly.", 4)
+    if run.unit.start_limit_action != "none":
+        run.act(Emergency(run.unit.start_limit_action, f"unit {run.name} failed"))
     run.fail(Result.START_LIMIT_HIT)
     run.log(f"Failed with result '{run.result.value}'.", 4)
     run.automatic = False
     run.enter(State.FAILED)
-    if run.unit.start_limit_action != "none":
-        run.act(Emergency(run.unit.start_limit_action, f"unit {run.name} failed"))

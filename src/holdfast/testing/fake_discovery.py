@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from holdfast.path.conf import Config
-from holdfast.path.discovery.facade import ReadTimeout
+from holdfast.path.discovery.calls import ReadTimeout
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.kernel_timeouts import Wish
 from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE, Uevent, UeventQueue

@@ -1,7 +1,8 @@
-"""A client of the path daemon's socket taking the time: `path_cli.py SECONDS COMMAND...`; Python's library only.
+"""A client of the path daemon's socket that takes the time: `path_cli.py SECONDS COMMAND...`.
 
-Sends the commands in turn, each on a connection of its own as the real client does, for that many seconds. Prints
-one line of JSON: by command the latencies in milliseconds, sorted, and how many replies were `timeout` or nothing.
+Needs Python's library only. With 0 seconds: each command once, and the replies by command. Else it sends the
+commands in turn, each on a connection of its own as the real client does, for that many seconds, and prints one
+line of JSON: by command the latencies in milliseconds, sorted, and how many replies were `timeout` or nothing.
 """
 
 import json
@@ -38,6 +39,9 @@ def receive(sock: socket.socket, length: int) -> bytes:
 def main() -> None:
     deadline = time.monotonic() + float(sys.argv[1])
     commands = sys.argv[2:]
+    if not float(sys.argv[1]):
+        print(json.dumps({command: ask(command) for command in commands}))
+        return
     took: dict[str, list[float]] = {command: [] for command in commands}
     failed = 0
     while time.monotonic() < deadline:

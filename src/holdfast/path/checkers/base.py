@@ -83,7 +83,7 @@ Begin = Callable[[float, Callable[[CheckResult], None]], None]
 
 
 def begin_of(checker: Checker) -> Begin | None:
-    """Its `begin`, if it is a `BeginsChecks`. Not by isinstance for each check: it takes longer than that."""
+    """Its `begin`, if it is a `BeginsChecks`. Not by isinstance in each check: that takes longer."""
     begin = getattr(checker, "begin", None)
     return cast(Begin, begin) if callable(begin) else None
 

@@ -65,7 +65,8 @@ class Configurator:
             self._maker.plan(known)
             if known.left_alone:
                 self._judge(known)
-        in_kernel = [uuid.removeprefix(UUID_PREFIX) for uuid in shared.names.values() if is_our_uuid(uuid)]
+        await self._maker.prepare_names(self._settler.new_maps())
+        in_kernel = [uuid.removeprefix(UUID_PREFIX) for uuid in shared.names.uuids.values() if is_our_uuid(uuid)]
         wwids = dict.fromkeys([*in_kernel, *shared.registry.wwids()])
         await self._settler.all(wwids, Occasion(why, reconfigured=True, forced=all_maps))
         for path in list(shared.registry.orphans()):
@@ -92,7 +93,8 @@ class Configurator:
             if self._all_excluded(known) or shared.choices.wwid_excluded(known.wwid):
                 await self._unwanted(known)
         for path in list(shared.registry.paths.values()):
-            is_kept = path.map is not None and path.map.left_alone
+            is_excluded = path.info.dev in shared.discovery.excluded
+            is_kept = path.map is not None and path.map.left_alone and is_excluded
             if path.info.dev not in seen and path.init is not InitState.PARTIAL and not is_kept:
                 losing |= self._tables.drop(path)
         before = set(shared.registry.paths.values())

@@ -142,6 +142,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         maker.release, maker.confirmed = settler.release, settler.confirmed
         maker.partial = lambda path: self._retriggers.watch(path)
         tables = PathTables(shared, watches, checkers)
+        settler.drop = tables.drop
         retriggers = Retriggers(shared, self._without_udev)
         arrivals = Arrivals(shared, tables, watches, settler, maker, retriggers)
         super().__init__(Parts(shared, tables, watches, settler, maker, arrivals))
@@ -352,7 +353,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
 
     def _gone(self, known: KnownMap) -> None:
         self._parts.maker.confirm_quietly(known)
-        self._shared.names.pop(known.record.name, None)
+        self._shared.names.remove(known.record.name)
         self._parts.settler.release(known)
 
     def _weighed(self, path: KnownPath) -> None:

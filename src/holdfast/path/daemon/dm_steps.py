@@ -177,6 +177,12 @@ def remove(dm: DeviceMapper, uuid: Uuid, *, deferred: bool = False, retries: int
         raise
 
 
+def remove_without_table(dm: DeviceMapper, uuid: Uuid) -> None:
+    """A device of ours that never had a table."""
+    if is_our_uuid(uuid) and not dm.info(uuid).has_table:
+        dm.remove(uuid)
+
+
 def _has_table(dm: DeviceMapper, uuid: Uuid) -> bool:
     info = dm.info(uuid)
     return info.has_table and not info.is_suspended

@@ -74,7 +74,7 @@ class Listing(Commands):
             wwid=path.wwid,
             hcil=":".join(map(str, info.hcil)) if info.hcil is not None else "#:#:#:#",
             dm_state=record.dm_state.value if path.map is not None else DmState.UNDEF.value,
-            sysfs_down=self._shared.discovery.sysfs_state(info) is PathState.DOWN,
+            sysfs_down=path.sysfs_state is PathState.DOWN,
             state=int(record.state),
             is_open=record.checker_state is not PathState.WILD,
             vendor=info.vendor,
@@ -166,7 +166,13 @@ class Listing(Commands):
 
     def config_text(self, local: bool) -> str:
         config = self._shared.choices.config
-        return render(config)
+        if not local:
+            return render(config)
+        registry = self._shared.registry
+        strings = {(path.info.vendor, path.info.product, path.info.revision) for path in registry.paths.values()}
+        used = {id(entry) for one in strings for entry in config.matching_devices(*one)}
+        devices = [entry for entry in config.devices if id(entry) in used]
+        return render(config, devices=devices, maps={wwid: m.record.name for wwid, m in registry.maps.items()})
 
     def blacklist_text(self) -> str:
         return render_rules(self._shared.choices.config)

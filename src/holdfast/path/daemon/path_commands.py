@@ -62,7 +62,10 @@ class PathCommands(Commands):
         """Used again at once, and checked within a second."""
         path = self._path(name)
         if path.map is None:
-            raise Refused()
+            if not path.record.is_disabled:
+                raise Refused()
+            path.record.is_disabled = False  # Its map has gone since it was failed; the next one may use it.
+            return ""
         self._may_change()
         found, record = path.map.record, path.record
         if not await path.map.watch.submit(lambda: path_rules.operator_reinstates(found, record)):

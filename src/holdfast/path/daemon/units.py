@@ -79,8 +79,8 @@ CPUWeight=1000
 INSTALL: Final = """
 [Install]
 WantedBy=sysinit.target
-Also=holdfast-path.socket
 """
+"""Not Also= the socket: udev's rules ask it whether a daemon is there, and would start one at any time."""
 
 
 class Line(NamedTuple):
@@ -128,13 +128,12 @@ QUEUEING: Final = """\
 Description=Holdfast path daemon: no queueing at shutdown
 Documentation=man:holdfast-path(8)
 Conflicts=multipathd-queueing.service
-Requisite=holdfast-path.service
 After=local-fs.target remote-fs.target holdfast-path.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStop={program} disablequeueing maps
+ExecStop=-{program} disablequeueing maps
 """
 
 

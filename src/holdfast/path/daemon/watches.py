@@ -27,12 +27,30 @@ MAX_FIRST_CHECKS: Final = 1024
 """At a time."""
 ORPHANS_PER_WATCH: Final = 64
 RESTART_S: Final = 1.0
+REPEAT_S: Final = 60.0
+"""A line that says the same again and again is written so often."""
 LATE_S: Final = 5.0
 """How late the timer of all checks may be: a loaded machine must not look like a stopped driver."""
 STANDSTILL_S: Final = 60.0
 """A map that does nothing for so long has stopped: each call to the kernel is given up after 30 s."""
 
 _log: Final = logging.getLogger(__name__)
+
+
+class RepeatedLines:
+    """Writes what a map's watch logs; that the kernel's view cannot be read is said once in `REPEAT_S`."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._said: tuple[str, float] = ("", 0.0)
+
+    def __call__(self, line: Log) -> None:
+        if ": cannot be read: " in line.text:
+            text, at = self._said
+            if text == line.text and self._now() - at < REPEAT_S:
+                return
+            self._said = line.text, self._now()
+        write_log(line)
 
 
 class Watches:
@@ -69,6 +87,7 @@ class Watches:
             prioritize=self._prioritize if self._priority is not None else None,
             sysfs_state=self._sysfs_state,
             ask=self._ask,
+            log=RepeatedLines(self._shared.now),
             has_events=self._shared.options.poll_events,
         )
 
@@ -142,7 +161,7 @@ class Watches:
         """One check and its priority, so that a table can be made that is right from the beginning. Bounded."""
         async with self._first:
             record = path.record
-            state = self._shared.discovery.sysfs_state(path.info)
+            state = path.sysfs_state = self._shared.discovery.sysfs_state(path.info)
             result = CheckResult(state)
             if state is PathState.UP:
                 try:
@@ -186,7 +205,10 @@ class Watches:
 
     def _sysfs_state(self, record: Path) -> PathState:
         known = self._shared.registry.of_record(record)
-        return self._shared.discovery.sysfs_state(known.info) if known is not None else PathState.REMOVED
+        if known is None:
+            return PathState.REMOVED
+        known.sysfs_state = self._shared.discovery.sysfs_state(known.info)
+        return known.sysfs_state
 
     def stalled(self) -> str | None:
         """Who drives checks and does not any more, for the watchdog; None: all are at it. A path that hangs stalls

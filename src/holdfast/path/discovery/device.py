@@ -16,7 +16,7 @@ from holdfast.path.checkers.arrays import RDAC_PAGE
 from holdfast.path.detection import detect
 from holdfast.path.discovery.info import Bus, PathInfo
 from holdfast.path.discovery.scsi import lists_page, serial_in, wwid_in
-from holdfast.path.discovery.sysfs import sysfs_state
+from holdfast.path.discovery.sysfs import read_binary, sysfs_state
 from holdfast.path.sg import Exchange, Execute, inquiry, run_exchange
 from holdfast.path.sg_io import execute_on
 from holdfast.path.states import PathState
@@ -55,33 +55,47 @@ def current_wwid(timeout_ms: int = ASK_TIMEOUT_MS) -> Exchange[str]:
     return wwid_in((yield from read_page(VPD_IDENTIFICATION, timeout_ms)))
 
 
+def _may_have(info: PathInfo, page: int) -> bool:
+    """Whether the device has a page, as far as sysfs tells."""
+    return lists_page(info, page) or not read_binary(info.device_path, "vpd_pg0", 4)
+
+
+def _missing(info: PathInfo, rdac_by_configuration: bool) -> tuple[bool, bool, bool]:
+    """Whether serial number, WWID, abilities have to be asked for."""
+    has_inquiry = bool(read_binary(info.device_path, "inquiry", 8))
+    return (
+        not info.serial and _may_have(info, VPD_SERIAL),
+        not info.device_wwid and _may_have(info, VPD_IDENTIFICATION),
+        not has_inquiry or rdac_by_configuration or _may_have(info, RDAC_PAGE),
+    )
+
+
 def needs_asking(info: PathInfo, rdac_by_configuration: bool) -> bool:
-    """Whether sysfs left something out that the device may know."""
+    """Whether sysfs left something out that the device may know, and the kernel thinks that it answers."""
     if info.bus is not Bus.SCSI or not info.device_path:
         return False
-    return not info.serial or not info.device_wwid or rdac_by_configuration or lists_page(info, RDAC_PAGE)
+    return any(_missing(info, rdac_by_configuration)) and sysfs_state(info) is PathState.UP
 
 
 def ask(info: PathInfo, execute: Execute, rdac_by_configuration: bool = False) -> PathInfo:
     """`info` with what the device adds."""
-    changes: dict[str, object] = {}
-    if not info.serial:
-        changes["serial"] = serial_in(run_exchange(read_page(VPD_SERIAL), execute))
-    if not info.device_wwid:
-        changes["device_wwid"] = wwid_in(run_exchange(read_page(VPD_IDENTIFICATION), execute))
-    found = run_exchange(detect(ASK_TIMEOUT_MS, rdac_by_configuration), execute)
-    changes["is_rdac"] = found.is_rdac
-    if not info.tpgs:
-        changes["tpgs"] = int(found.tpgs)
-    if info.target_port_group is None:
-        changes["target_port_group"] = found.target_port_group
-    return dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+    serial, wwid, abilities = _missing(info, rdac_by_configuration)
+    if serial:
+        info = dataclasses.replace(info, serial=serial_in(run_exchange(read_page(VPD_SERIAL), execute)))
+    if wwid:
+        page = run_exchange(read_page(VPD_IDENTIFICATION), execute)
+        info = dataclasses.replace(info, device_wwid=wwid_in(page))
+    if abilities:
+        found = run_exchange(detect(ASK_TIMEOUT_MS, rdac_by_configuration), execute)
+        group = found.target_port_group if info.target_port_group is None else info.target_port_group
+        info = dataclasses.replace(
+            info, is_rdac=found.is_rdac, tpgs=info.tpgs or int(found.tpgs), target_port_group=group
+        )
+    return info
 
 
-def ask_if_running(info: PathInfo, node: str, rdac_by_configuration: bool) -> PathInfo:
-    """As `ask`, where that is needed and makes sense; a device that cannot be opened adds nothing."""
-    if not needs_asking(info, rdac_by_configuration) or sysfs_state(info) is not PathState.UP:
-        return info
+def ask_node(info: PathInfo, node: str, rdac_by_configuration: bool) -> PathInfo:
+    """As `ask`; a device that cannot be opened adds nothing."""
     try:
         with opened(node, info.dev_t) as execute:
             return ask(info, execute, rdac_by_configuration)

@@ -7,30 +7,28 @@ leaves in force what was known of it; the others are read meanwhile.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from holdfast.path.conf import Config
 from holdfast.path.conf_resolve import Subject, resolve
 from holdfast.path.discovery import identity, kernel_timeouts
-from holdfast.path.discovery.device import ask_if_running
+from holdfast.path.discovery.calls import READ_TIMEOUT_S, Calls, ReadTimeout
+from holdfast.path.discovery.device import ask_node, needs_asking
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.kernel_timeouts import Wish
 from holdfast.path.discovery.netlink import EventsLost
 from holdfast.path.discovery.reading import complete
 from holdfast.path.discovery.sysfs import Tree, read_brief, sysfs_state
-from holdfast.path.discovery.udev import Monitor, Udev, open_udev
+from holdfast.path.discovery.udev import Monitor, Udev, UdevRecord, open_udev
 from holdfast.path.discovery.uevents import ADD, CHANGE, REMOVE, RESCAN, Uevent, UeventQueue, is_map_name
 from holdfast.path.records import Log
 from holdfast.path.states import PathState
-from holdfast.storage.threads import Job, Lane, ThreadPool
+from holdfast.storage.threads import ThreadPool
 
-READ_TIMEOUT_S: Final = 10.0
-"""For all that is read of one device. SCSI error handling may take longer; it goes on without us."""
-MAX_THREADS: Final = 256
 MAX_PARALLEL: Final = 16
 """Devices that a scan reads at a time, without those that are slow."""
 SLOW_S: Final = 0.25
@@ -41,63 +39,6 @@ HANDED_OUT: Final = 128
 """Events after which `events` lets others run."""
 
 _log: Final = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class ReadTimeout(OSError):
-    """A device did not answer in time: nothing is known, not that it is gone."""
-
-
-class Finder(Protocol):
-    """What the daemon needs; `Discovery`, and `holdfast.testing.FakeDiscovery`."""
-
-    @property
-    def excluded(self) -> Mapping[str, str]:
-        """Disks that are left alone, and why: as of the last scan and what was read since."""
-        ...
-
-    @property
-    def queued_events(self) -> int:
-        """Events that wait to be handed out (`busy` of show status)."""
-        ...
-
-    def use(self, config: Config) -> None:
-        """This configuration counts from now on."""
-        ...
-
-    def start(self) -> None:
-        """Hear of events from now on: before the first scan, so that nothing is missed. OSError."""
-        ...
-
-    def close(self) -> None:
-        """No further events or reads. Does not wait for threads that hang."""
-        ...
-
-    def sysfs_state(self, info: PathInfo) -> PathState:
-        """What the kernel says of the device, before any checker is asked (2.1). Does not block."""
-        ...
-
-    async def scan(self) -> list[PathInfo]:
-        """All disks that may be paths, in udev's order. One that does not answer is as it was."""
-        ...
-
-    async def read(self, dev: str, *, fallback: bool = False) -> PathInfo | None:
-        """One disk. None: gone, or excluded (see `excluded`). `fallback`: do not wait for udev's WWID any more.
-        ReadTimeout.
-        """
-        ...
-
-    def events(self) -> AsyncIterator[Uevent]:
-        """Without end; what came since `start`. To be iterated by one task."""
-        ...
-
-    async def retrigger(self, dev: str, action: str = CHANGE) -> bool:
-        """Have the kernel send an event of the disk. False: it cannot be done."""
-        ...
-
-    async def set_kernel_timeouts(self, wishes: Sequence[Wish]) -> list[Log]:
-        """For the paths of a map that is set up. What was done and refused, to be logged."""
-        ...
 
 
 class Discovery:
@@ -118,11 +59,7 @@ class Discovery:
         self._tree = tree or Tree()
         self._udev = udev or open_udev()
         self._nodes = nodes
-        self._pool = pool or ThreadPool(self._loop, MAX_THREADS)
-        self._lanes: dict[str, Lane] = {}
-        self._overdue: dict[str, Job] = {}
-        """Calls that missed their deadline and have not come back: what they are for is not asked again before."""
-        self._timeout_s = read_timeout_s
+        self._calls = Calls(read_timeout_s, pool)
         self._excluded: dict[str, str] = {}
         self._known: dict[str, PathInfo] = {}
         self._monitor: Monitor | None = None
@@ -147,7 +84,7 @@ class Discovery:
     # Reading.
 
     async def scan(self) -> list[PathInfo]:
-        names = await self._in_thread("", self._tree.disks)
+        names = await self._calls.run("", self._tree.disks)
         limit = asyncio.Semaphore(MAX_PARALLEL)
 
         async def one(dev: str) -> PathInfo | None:
@@ -155,9 +92,13 @@ class Discovery:
             timer = self._loop.call_later(SLOW_S, place.give_up)
             try:
                 return await self.read(dev)
-            except ReadTimeout:
+            except Exception as error:  # one disk must not cost the others
                 known = self._known.get(dev)
-                _log.warning("%s: no answer from sysfs, %s", dev, "kept as it was" if known else "left out")
+                became = "kept as it was" if known else "left out"
+                if isinstance(error, ReadTimeout):
+                    _log.warning("%s: no answer from sysfs, %s", dev, became)
+                else:
+                    _log.exception("%s: cannot be read, %s", dev, became)
                 return known
             finally:
                 timer.cancel()
@@ -176,8 +117,13 @@ class Discovery:
         return [info for task in tasks if (info := task.result()) is not None]
 
     async def read(self, dev: str, *, fallback: bool = False) -> PathInfo | None:
-        config, tree, udev, nodes = self._config, self._tree, self._udev, self._nodes
-        info, reason = await self._in_thread(dev, lambda: _read(dev, config, tree, udev, nodes, fallback))
+        config, tree, udev = self._config, self._tree, self._udev
+        found = await self._calls.run(dev, lambda: _look(dev, config, tree, udev))
+        info, reason = found.info, found.reason
+        if info is not None:
+            if found.needs_asking:
+                info = await self._ask(info, found.is_rdac_configured)
+            info, reason = _decide(found, info, config, fallback)
         if reason:
             self._excluded[dev] = reason
         else:
@@ -188,6 +134,15 @@ class Discovery:
             if info.wwid_source == "sysfs" and (before is None or before.wwid != info.wwid):
                 _log.warning("%s: uid = %s (sysfs)", dev, info.wwid)
         return info
+
+    async def _ask(self, info: PathInfo, rdac: bool) -> PathInfo:
+        """With what only the device knows; one that does not answer has what sysfs has."""
+        node = os.path.join(self._nodes, info.dev.replace("!", "/"))
+        try:
+            return await self._calls.run(f"{info.dev} asked", lambda: ask_node(info, node, rdac))
+        except ReadTimeout:
+            _log.warning("%s: no answer to INQUIRY", info.dev)
+            return info
 
     async def retrigger(self, dev: str, action: str = CHANGE) -> bool:
         if action not in (ADD, CHANGE):
@@ -202,7 +157,7 @@ class Discovery:
             return True
 
         try:
-            return await self._in_thread(dev, call)
+            return await self._calls.run(dev, call)
         except OSError as error:
             _log.warning("%s: no uevent triggered: %s", dev, error.strerror or error)
             return False
@@ -213,54 +168,9 @@ class Discovery:
     async def _set_timeouts(self, wish: Wish) -> list[Log]:
         tree = self._tree
         try:
-            return await self._in_thread(kernel_timeouts.lane_of(wish), lambda: kernel_timeouts.apply(wish, tree))
+            return await self._calls.run(kernel_timeouts.lane_of(wish), lambda: kernel_timeouts.apply(wish, tree))
         except OSError as error:
             return [Log(1, f"{wish.info.dev}: timeouts cannot be set: {error.strerror or error}")]
-
-    async def _in_thread(self, name: str, work: Callable[[], T]) -> T:
-        """`work` in a thread of the lane of `name`. ReadTimeout; OSError of the work."""
-        answer: asyncio.Future[T] = self._loop.create_future()
-
-        def call() -> object:
-            try:
-                return work()
-            except Exception as error:  # handed to whoever waits, whatever it is
-                return error
-
-        def done(result: object) -> None:
-            if self._overdue.get(name) is job:
-                del self._overdue[name]
-            if lane.is_idle:
-                self._lanes.pop(name, None)
-            if answer.done():
-                return
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)  # type: ignore[arg-type]
-
-        if name in self._overdue:
-            raise ReadTimeout(errno.ETIMEDOUT, "an earlier call still hangs", name)
-        lane = self._lanes.setdefault(name, Lane(self._pool))
-        job = Job(call, done)
-        try:
-            lane.run(job)
-        except BlockingIOError as error:
-            raise ReadTimeout(error.errno, "too many calls hang", name) from error
-        is_overdue = False
-        try:
-            return await asyncio.wait_for(asyncio.shield(answer), self._timeout_s)
-        except TimeoutError:
-            is_overdue = True
-            raise ReadTimeout(errno.ETIMEDOUT, f"no answer in {self._timeout_s:g} s", name) from None
-        finally:
-            if not answer.done():
-                answer.cancel()
-                had_thread = not lane.abandon(job)
-                if had_thread and is_overdue:
-                    self._overdue[name] = job
-                elif lane.is_idle:
-                    self._lanes.pop(name, None)
 
     # Events.
 
@@ -326,7 +236,7 @@ class Discovery:
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._monitor = None
-        self._pool.close()
+        self._calls.close()
 
 
 class _Place:
@@ -346,30 +256,45 @@ def _uid_attrs(config: Config) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _read(
-    dev: str, config: Config, tree: Tree, udev: Udev, nodes: str, fallback: bool
-) -> tuple[PathInfo | None, str]:
-    """In a thread: the disk, or why it is none of ours (empty: it is gone)."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What sysfs and udev know of a disk."""
+
+    info: PathInfo | None = None
+    reason: str = ""
+    """Why it is none of ours; empty without `info`: it is gone."""
+    record: UdevRecord | None = None
+    attribute: str = ""
+    is_rdac_configured: bool = False
+    needs_asking: bool = False
+
+
+def _look(dev: str, config: Config, tree: Tree, udev: Udev) -> _Found:
+    """In a thread. The device itself is not asked."""
     info = read_brief(dev, tree)
     if info is None:
-        return None, ""
+        return _Found()
     if info.is_hidden:
-        return None, "hidden"
+        return _Found(reason="hidden")
     by_name = identity.excluded_by_name(config, dev)
     if by_name.excluded:
-        return None, by_name.text
+        return _Found(reason=by_name.text)
     info = complete(info, tree)
     if info.is_usb and not config.default("allow_usb_devices").value:
-        return None, "USB device (allow_usb_devices is off)"
+        return _Found(reason="USB device (allow_usb_devices is off)")
     devices = identity.hardware_entries(config, info)
     attribute = identity.uid_attribute(config, info, devices)
     has_udev = udev.is_active()
     record = udev.read(dev) if has_udev else None
     info = identity.with_udev(info, record, attribute, has_udev)
-    subject = Subject(devices=devices, protocol=info.protocol)
-    rdac = resolve(config, "path_checker", subject).value == "rdac"
-    info = ask_if_running(info, os.path.join(nodes, dev.replace("!", "/")), rdac)
-    properties = record.properties if record is not None else {}
-    info = identity.with_wwid(info, attribute, properties, fallback=fallback)
-    verdict = identity.excluded(config, info, record, attribute)
+    checker = resolve(config, "path_checker", Subject(devices=devices, protocol=info.protocol)).value
+    rdac = checker == "rdac"
+    return _Found(info, "", record, attribute, rdac, needs_asking(info, rdac))
+
+
+def _decide(found: _Found, info: PathInfo, config: Config, fallback: bool) -> tuple[PathInfo | None, str]:
+    """The disk with its WWID, or why it is none of ours."""
+    properties = found.record.properties if found.record is not None else {}
+    info = identity.with_wwid(info, found.attribute, properties, fallback=fallback)
+    verdict = identity.excluded(config, info, found.record, found.attribute)
     return (None, verdict.text) if verdict.excluded else (info, "")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final
 
-from holdfast.service.events import Kill, State, Stop
+from holdfast.service.events import Kill
 from holdfast.service.exit_status import Code, Result
 from holdfast.service.jobs import JobType
 from holdfast.service.manager.emergency import Ending, How, Place, System
@@ -153,10 +153,7 @@ class Life:
 
     async def _rest(self) -> None:
         """What no job has stopped: units without default dependencies, and processes that stayed."""
-        for unit, machine in list(self.manager.core.machines.items()):
-            if machine.state is State.AUTO_RESTART:
-                self.manager.deliver(unit, Stop())
-            machine.run.forbid_restart = True
+        self.manager.freeze()
         for number, limit in ((signal.SIGTERM, TERM_S), (signal.SIGKILL, KILL_S)):
             living = self.manager.living()
             if not living:
@@ -172,9 +169,13 @@ class Life:
 
     async def _all_gone(self, limit: float) -> None:
         gone = asyncio.Event()
+        left = list(self.manager.living())
 
         def look() -> None:
-            if not self.manager.living():
+            # One unit at a time: with hundreds of them, to ask all after each death would take a minute.
+            while left and not self.manager.has_processes(left[-1]):
+                left.pop()
+            if not left:
                 gone.set()
 
         self.manager.watch(look)

@@ -35,8 +35,8 @@ from holdfast.timespan import INFINITY
 
 log = logging.getLogger(__name__)
 
-MAX_UNITS: Final = 100_000
-"""That are loaded."""
+JOBS_PER_TURN: Final = 8
+"""That are begun in one turn of the loop: starting a process takes milliseconds, and pings wait meanwhile."""
 DEBUG: Final = 7
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
 
@@ -122,6 +122,8 @@ class Manager:
         self._timer: asyncio.TimerHandle | None = None
         self._armed = INFINITY
         self._pumping = False
+        self._frozen = False
+        self._more_due = False
         self._watchers: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, list[Output | Event]] = {}
@@ -130,7 +132,9 @@ class Manager:
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
-        self.core = Core(loader.graph, self.host.members, holds, wall=wall, startup=self.now())
+        self.core = Core(
+            loader.graph, self.host.members, holds, wall=wall, startup=self.now(), jobs_at_once=JOBS_PER_TURN
+        )
 
     # Time.
 
@@ -157,6 +161,8 @@ class Manager:
         self._loop.call_soon(self._elapse)
 
     def _elapse(self) -> None:
+        if self._frozen:
+            return
         now = self.now()
         late = now - self.core.deadline
         if self.starvation.is_starved(late):
@@ -195,8 +201,19 @@ class Manager:
         self._pump()
         return waiter
 
+    def freeze(self) -> None:
+        """The last stage: no rule decides anything any more, nothing is started; only who lives is looked at."""
+        self._frozen = True
+        self.core.outputs.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def deliver(self, unit: str, event: Event) -> None:
         """Something happened to a service."""
+        if self._frozen:
+            self._tell_watchers()
+            return
         held = self._held.get(unit)
         if isinstance(event, events.Spawned | events.SpawnFailed):
             self._deliver(unit, event)
@@ -228,6 +245,8 @@ class Manager:
 
     def deliver_trigger(self, unit: str, event: TriggerEvent) -> None:
         """Something happened to a socket, timer or path."""
+        if self._frozen:
+            return
         self.core.deliver(unit, event, self.now())
         self._pump()
 
@@ -276,11 +295,11 @@ class Manager:
 
     def _pump(self) -> None:
         """Carry all outputs out. Also called while one is carried out: then the caller's loop goes on."""
-        if self._pumping:
+        if self._pumping or self._frozen:
             return
         self._pumping = True
         try:
-            while self.core.outputs:
+            while self.core.outputs and not self._frozen:
                 output = self.core.outputs.popleft()
                 held = self._held.get(output.unit)
                 if held is None or isinstance(output.what, JobDone):
@@ -290,8 +309,21 @@ class Manager:
         finally:
             self._pumping = False
         self._collect()
+        if self.core.has_more_to_run and not self._more_due:
+            self._more_due = True
+            self._loop.call_soon(self._run_more)
         self.was_idle = self.was_idle or not len(self.core.jobs)
-        self._arm()
+        if not self._frozen:
+            self._arm()
+        self._tell_watchers()
+
+    def _run_more(self) -> None:
+        self._more_due = False
+        if not self._frozen:
+            self.core.run_more(self.now())
+            self._pump()
+
+    def _tell_watchers(self) -> None:
         for watcher in self._watchers:
             watcher()
 
@@ -396,7 +428,9 @@ class Manager:
         if new.is_down:
             self._collectable.add(unit)
             self._went_down.add(unit)
-        self._published(unit)
+        if self.feed.is_watched:
+            self.feed.put({"event": "unit", "unit": unit, "active": new.value, "sub": change.new.value,
+                           "at": history.state_change.real})  # fmt: skip
 
     def _tell_triggers(self, unit: str, active: Active) -> None:
         """What the shell of sockets and timers has to know; their rules are told by the core."""
@@ -407,12 +441,6 @@ class Manager:
             self.triggers.watch_clock(unit, not active.is_down)
         elif active.is_down and file is not None and file.name.is_instance:
             self.triggers.instance_gone(unit)
-
-    def _published(self, unit: str) -> None:
-        if self.feed.is_watched:
-            history = self.history(unit)
-            self.feed.put({"event": "unit", "unit": unit, "active": self.core.active(unit).value,
-                           "sub": self.sub_state(unit), "at": history.state_change.real})  # fmt: skip
 
     def emergency(self, action: str, reason: str, status: int | None = None) -> None:
         """FailureAction= and its like."""
@@ -492,11 +520,18 @@ class Manager:
     def living(self) -> dict[str, frozenset[int]]:
         """Units with processes, and these."""
         found = {}
-        for unit, machine in self.core.machines.items():
-            pids = (machine.run.members() | machine.run.own_pids) - {os.getpid()}
+        for unit in self.core.machines:
+            pids = self._pids(unit)
             if pids:
                 found[unit] = pids
         return found
+
+    def has_processes(self, unit: str) -> bool:
+        """Whether any is left of this unit."""
+        return unit in self.core.machines and bool(self._pids(unit))
+
+    def _pids(self, unit: str) -> frozenset[int]:
+        return self.core.machines[unit].run.members() - {os.getpid()}
 
     async def close(self) -> None:
         """No process host, no listening socket, no timer, no waiter is left."""

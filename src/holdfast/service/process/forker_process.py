@@ -39,10 +39,7 @@ def main() -> NoReturn:
     """Until the supervisor is gone."""
     # All stay blocked: only the supervisor may end us. A child unblocks them when its set-up is done.
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    kernel.reset_all_signals()
     os.setsid()
     kernel.set_process_name(NAME)
     gc.disable()

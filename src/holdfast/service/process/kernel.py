@@ -13,6 +13,7 @@ _MACHINE = os.uname().machine
 _SYS_CLONE3 = 435
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE, 220)
 _SYS_KCMP = {"x86_64": 312, "aarch64": 272}.get(_MACHINE, 272)
+_SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}.get(_MACHINE, 134)
 _SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(_MACHINE, 30)
 _CLONE_PARENT = 0x8000
 _CLONE_INTO_CGROUP = 0x200000000
@@ -87,6 +88,16 @@ def same_file(pid: int, first: int, second: int) -> bool:
 def set_io_priority(value: int) -> None:
     """ioprio_set(2) of the calling process: class << 13 | level."""
     _syscall(_SYS_IOPRIO_SET, _IOPRIO_WHO_PROCESS, 0, value)
+
+
+def reset_all_signals() -> None:
+    """Every signal to its default, those too that the C library keeps for itself and some parents ignore."""
+    default = ctypes.create_string_buffer(32)
+    for number in range(1, 65):
+        try:
+            _syscall(_SYS_RT_SIGACTION, number, default, None, ctypes.c_size_t(8))
+        except OSError:
+            continue  # SIGKILL and SIGSTOP.
 
 
 class _Header(ctypes.Structure):

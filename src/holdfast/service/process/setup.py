@@ -131,13 +131,9 @@ class _Child:
     # -- in the order of the spec ----------------------------------------------------------------------------
 
     def _signals(self) -> None:
-        """The forker has changed none but what Python does; nothing is unblocked before the program begins, so
-        that a signal sent now meets the default action and not ours.
-        """
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        pipe = signal.SIG_IGN if self.plan["ignore_sigpipe"] else signal.SIG_DFL
-        signal.signal(signal.SIGPIPE, pipe)
+        """The forker has reset and blocked all; they are unblocked when the program begins."""
+        if self.plan["ignore_sigpipe"]:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
     def _identity(self) -> None:
         """Look user and groups up while the host's files can still be seen."""

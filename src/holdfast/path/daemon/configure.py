@@ -90,8 +90,8 @@ class Configurator:
         tables.touched.clear()
         infos = await shared.discovery.scan()
         shared.step()
-        # From here to the end of the takes nothing is waited for: what was read would be out of date. What an event
-        # told while the others were read is newer.
+        # From here to the end of the takes nothing is waited for: what was read would be out of date. What an
+        # event told while the others were read is newer.
         newer = set(tables.touched)
         seen = {info.dev for info in infos}
         unwanted = [

@@ -17,6 +17,7 @@ import marshal
 import os
 import secrets
 import signal
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,7 +32,16 @@ from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
 from holdfast.service.process.killing import Killer
-from holdfast.service.process.lineage import children_of, invocation_mark, read_entry
+from holdfast.service.process.lineage import (
+    FIRST_MARK,
+    MARK_RANDOM_BITS,
+    MARK_UNIT_BITS,
+    children_of,
+    invocation_mark,
+    limit_mark,
+    process_name,
+    read_entry,
+)
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
@@ -57,9 +67,14 @@ from holdfast.service.values import Limit
 
 log = logging.getLogger(__name__)
 
+DEFAULT_NOTIFY_SOCKET: Final = "/run/holdfast/notify"
 MAX_STATUS: Final = 4096
 MAX_DEPTH: Final = 64
 """Of parents looked at for whose a process is."""
+MAX_POSTPONED: Final = 256
+"""Messages of a unit that wait until its new process is known; what comes after is told at once."""
+MAX_LEFT_OVER: Final = 16
+"""Processes of an earlier run that are named in the log."""
 DRAIN_TURNS: Final = 16
 """Of a pipe, before a death is told: what fits into it is read."""
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
@@ -87,14 +102,16 @@ def _no_variables(unit: str) -> Mapping[str, str]:
 class HostSettings:
     """What is the same for all units."""
 
-    notify_socket: str = "/run/holdfast/notify"
+    notify_socket: str = DEFAULT_NOTIFY_SOCKET
     """A path or `@name`; its directory exists."""
     environment: Mapping[str, str] = field(default_factory=lambda: {"PATH": DEFAULT_PATH})
     """Of all children: PATH, LANG, DefaultEnvironment=."""
     cgroup: str = "auto"
     """`auto`: below our own if that can be written; `none`; or the directory of a v1 or v2 hierarchy to use."""
-    cgroup_name: str = "holdfast"
-    """Of the directory that `auto` makes. Two supervisors in one group need two names."""
+    cgroup_name: str = ""
+    """Of the directory that `auto` makes. Empty: one that belongs to the notify socket's path, for two supervisors
+    in one group must not take each other's processes for theirs.
+    """
     bases: Mapping[str, str] = field(default_factory=lambda: BASES)
     """Where RuntimeDirectory= and its like lie."""
     limits: Mapping[str, Limit] = field(default_factory=lambda: DEFAULT_LIMITS)
@@ -122,6 +139,8 @@ class _Unit:
     group_watch: int = -1
     oom_watch: int = -1
     oom_kills: int = 0
+    mark: int = 0
+    """A resource limit that nothing uses and that all descendants inherit; see `lineage.py`."""
     invocation: str = ""
     in_run: bool = False
     sessions: set[int] = field(default_factory=set)
@@ -152,10 +171,13 @@ class ProcessHost:
         self._loop = asyncio.get_running_loop()
         self._units: dict[str, _Unit] = {}
         self._invocations: dict[str, str] = {}
+        self._marks: dict[int, str] = {}
+        self._first_mark = FIRST_MARK + (secrets.randbits(MARK_RANDOM_BITS) << MARK_UNIT_BITS)
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
         self._spawning: dict[str, int] = {}
+        self._postponed: dict[str, list[Message]] = {}
         self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._forker = Forker()
         self._store = FdStore()
@@ -194,6 +216,8 @@ class ProcessHost:
                 pipe.read()
                 pipe.close()
             _close_all(unit.held)
+            for message in self._postponed.pop(unit.name, ()):
+                _close_all(message.fds)
             if unit.group is not None and not unit.group.populated():
                 unit.group.remove()
         self._children.close()
@@ -252,7 +276,7 @@ class ProcessHost:
         return self._unit_by_lineage(pid)
 
     def _unit_by_lineage(self, pid: int) -> str | None:
-        """Only what descends from us is asked for its mark: anybody may set a variable."""
+        """Only what descends from us is asked for its marks: anybody may set a variable or a limit."""
         at = pid
         mark = ""
         for _ in range(MAX_DEPTH):
@@ -262,8 +286,9 @@ class ProcessHost:
             entry = read_entry(at)
             if entry is None or at in self._forker.pids:
                 return None
-            if entry.session in self._sessions:
-                return self._sessions[entry.session]
+            unit = self._sessions.get(entry.session) or self._marks.get(limit_mark(at))
+            if unit is not None:
+                return unit
             mark = mark or invocation_mark(at)
             if entry.parent == os.getpid():
                 return self._invocations.get(mark)
@@ -317,7 +342,8 @@ class ProcessHost:
     def _unit(self, name: str) -> _Unit:
         unit = self._units.get(name)
         if unit is None:
-            unit = self._units[name] = _Unit(name)
+            unit = self._units[name] = _Unit(name, mark=self._first_mark + len(self._units))
+            self._marks[unit.mark] = name
         return unit
 
     def _group(self, name: str) -> cgroups.Group | None:
@@ -388,6 +414,8 @@ class ProcessHost:
             self._statuses[reading] = (pid, name, action)
             self._loop.add_reader(reading, self._status_readable, reading)
             self._deliver(name, events.Spawned(pid))
+        for message in self._postponed.pop(name, ()):
+            self._tell(name, message)
         self._children.let_go()
 
     def _logger(self, unit: str) -> Callable[[str, int], None]:
@@ -408,6 +436,9 @@ class ProcessHost:
             self.settings.log(unit.name, f"Failed to create control group: {error.strerror}", 4)
             return
         unit.group = group
+        for pid in sorted(group.pids())[:MAX_LEFT_OVER]:
+            text = f"Found left-over process {pid} ({process_name(pid)}) in control group"
+            self.settings.log(unit.name, f"{text} while starting unit. Ignoring.", 4)
         refused = group.limit(file.exec)
         if refused and not unit.refused:
             unit.refused = True
@@ -419,6 +450,9 @@ class ProcessHost:
     ) -> Surroundings:
         settings, service = self.settings, file.service
         assert service is not None
+        limits = dict(settings.limits)
+        if unit.group is None:
+            limits["LOCKS"] = Limit(unit.mark, unit.mark)
         variables = {"INVOCATION_ID": unit.invocation, **settings.variables(unit.name)}
         if action.notify:
             variables["NOTIFY_SOCKET"] = settings.notify_socket
@@ -429,7 +463,7 @@ class ProcessHost:
             inherited=os.environ,
             variables=variables,
             bases=settings.bases,
-            limits=settings.limits,
+            limits=limits,
             output=settings.standard_output,
             oom_score=settings.oom_score,
             ordinary=self._ordinary,
@@ -565,6 +599,17 @@ class ProcessHost:
         if name is None:
             self._notify.unknown_sender(message.pid)
             return
+        # The socket closes what it still has when this returns.
+        fds, message.fds = message.fds, []
+        self._tell(name, Message(message.pid, message.uid, message.fields, fds))
+
+    def _tell(self, name: str, message: Message) -> None:
+        """Not while a process is being started: who is told would have to keep it, and the descriptors with it."""
+        if name in self._spawning:
+            waiting = self._postponed.setdefault(name, [])
+            if len(waiting) < MAX_POSTPONED:
+                waiting.append(message)
+                return
         unit = self._unit(name)
         claim = self._claim(name, message)
         count = len(message.fds)
@@ -651,6 +696,8 @@ class ProcessHost:
 
     def _forget_processes(self, unit: _Unit) -> None:
         """Nothing of it lives: neither its group nor the numbers of its sessions mean anything any more."""
+        # Zombies that are left belong to it still.
+        self._children.scan()
         for session in unit.sessions:
             if self._sessions.get(session) == unit.name:
                 del self._sessions[session]
@@ -667,13 +714,19 @@ def _hierarchy(settings: HostSettings) -> cgroups.Hierarchy | None:
     if settings.cgroup == "none":
         return None
     if settings.cgroup == "auto":
-        return cgroups.find_hierarchy(settings.cgroup_name)
+        return cgroups.find_hierarchy(settings.cgroup_name or _group_name(settings.notify_socket))
     unified = os.path.exists(f"{os.path.dirname(settings.cgroup.rstrip('/'))}/cgroup.controllers")
     found = cgroups.Hierarchy(settings.cgroup.rstrip("/"), unified)
     if not cgroups.try_hierarchy(found):
         log.warning("control groups cannot be made in %s: processes are told apart by lineage", settings.cgroup)
         return None
     return found
+
+
+def _group_name(notify_socket: str) -> str:
+    if notify_socket == DEFAULT_NOTIFY_SOCKET:
+        return "holdfast"
+    return f"holdfast-{zlib.crc32(os.fsencode(notify_socket)):08x}"
 
 
 def _close_all(fds: list[int]) -> None:

@@ -289,7 +289,7 @@ def look(found: Map, table: Table, status: Status, now_s: float) -> list[Action]
                 path.dm_state, path.fail_count = told.state, told.fail_count
                 if told.state is DmState.FAILED:
                     actions += _kernel_failed(found, path)
-    if found.groups:
+    if found.groups or not found.paths:  # What has paths, but none in its table, is about to get another one.
         actions += queueing.apply_queueing(found, now_s)
     return actions
 

@@ -60,6 +60,8 @@ class Bindings:
     """Log lines of level 1 about what was skipped."""
     changed: bool = False
     """Whether something was left out, so that the file should be written again."""
+    _used: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+    """By prefix: below this number all are bound or taken. Bindings are not taken away again."""
 
     @classmethod
     def parse(cls, text: str, configured: Mapping[str, str] | None = None) -> Bindings:
@@ -92,8 +94,8 @@ class Bindings:
 
     def alias_of(self, wwid: str, prefix: str = "") -> str | None:
         """The alias of a WWID; where it has several, the first with this prefix in the file's order."""
-        found = [alias for alias in self.sorted() if self.wwids[alias] == wwid and alias.startswith(prefix)]
-        return found[0] if found else None
+        found = [alias for alias, bound in self.wwids.items() if bound == wwid and alias.startswith(prefix)]
+        return min(found, key=lambda alias: (len(alias), alias), default=None)
 
     def sorted(self) -> list[str]:
         """Aliases in the file's order: shorter ones first."""
@@ -108,11 +110,12 @@ class Bindings:
             return existing
         if not is_token(wwid) or len(wwid) > MAX_WWID or (prefix and not is_token(prefix)):
             raise ValueError(f"no alias for WWID {wwid!r} with prefix {prefix!r}")
-        number = 1
+        number = self._used.get(prefix, 1)
         while (alias := prefix + suffix(number)) in self.wwids or taken(alias):
             number += 1
             if number > MAX_SUFFIX or len(alias) > MAX_ALIAS:
                 raise ValueError(f"no free alias with prefix {prefix!r}")
+        self._used[prefix] = number
         self.bind(alias, wwid)
         return alias
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from holdfast.path.state_files import DIRECTORY, DIRECTORY_MODE, is_token, locked
@@ -55,12 +56,17 @@ class WwidsFile:
 
     def add(self, wwid: str) -> bool:
         """Remember a WWID; False if it was there. ValueError for one that has no place in a line."""
-        line = b"/" + _checked(wwid) + b"/\n"
+        return bool(self.add_all([wwid]))
+
+    def add_all(self, wwids: Iterable[str]) -> list[str]:
+        """Remember all of them with one write; those that were not there. ValueError as `add`."""
+        lines = {wwid: b"/" + _checked(wwid) + b"/\n" for wwid in wwids}
         with locked(self.path, HEADER.encode()) as file:
-            if wwid in parse_wwids(file.read()):
-                return False
-            file.append(line)
-            return True
+            there = parse_wwids(file.read())
+            new = [wwid for wwid in lines if wwid not in there]
+            if new:
+                file.append(b"".join(lines[wwid] for wwid in new))
+            return new
 
     def remove(self, wwid: str) -> bool:
         """Forget it: the first slash of its line becomes `#`, in all its lines. False if it was not there."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -58,9 +59,11 @@ class Core:
         on_failure_each_round: bool = True,
         wall: Callable[[], datetime.datetime] = local_time,
         startup: int = 0,
+        jobs_at_once: int = sys.maxsize,
     ) -> None:
         """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
         OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started.
+        `jobs_at_once`: that are begun for one request or event; the others wait for `run_more`.
         """
         self.graph = graph
         self.jobs = Jobs(graph)
@@ -76,6 +79,7 @@ class Core:
         self._agenda = Agenda(self._deadline_of)
         self._wall = wall
         self._startup = startup
+        self._jobs_at_once = jobs_at_once
         self._variables: dict[str, Mapping[str, str]] = {}
         """For the processes of units that were triggered: until they are down again."""
         self._now = 0
@@ -190,8 +194,21 @@ class Core:
         self.outputs.append(Output(unit, what))
 
     def _run_jobs(self) -> None:
-        while (job := self.jobs.next_to_run()) is not None:
+        for _ in range(self._jobs_at_once):
+            job = self.jobs.next_to_run()
+            if job is None:
+                return
             self._begin(job)
+
+    @property
+    def has_more_to_run(self) -> bool:
+        """Jobs were left for another turn: `run_more` is due."""
+        return self.jobs.has_candidates
+
+    def run_more(self, now: int) -> None:
+        """Begin further jobs."""
+        self._now = now
+        self._run_jobs()
 
     def _begin(self, job: Job) -> None:
         self.jobs.begin(job, self._now)

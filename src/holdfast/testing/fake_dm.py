@@ -213,7 +213,8 @@ class FakeDm:
 
     def _openers(self, found: FakeMap) -> int:
         """Partition maps hold their map open."""
-        return found.open_count + sum(is_partition_of(other.uuid, found.uuid) for other in self.maps.values())
+        parts = (other.uuid for other in self.maps.values() if other.uuid[0:4] == "part")
+        return found.open_count + sum(is_partition_of(uuid, found.uuid) for uuid in parts)
 
     def rename(self, name: str, new_name: str, udev: int = 0) -> None:
         if isinstance(name, Uuid):

@@ -28,6 +28,7 @@ class ConfigChoices:
         }
         self.common = _common(config)
         self._paths: dict[str, tuple[PathInfo, PathSettings]] = {}
+        self._maps: dict[str, tuple[tuple[PathInfo, ...], MapConfiguration]] = {}
 
     def wwid_excluded(self, wwid: str) -> str:
         """Why a map with that WWID is left alone; "": it is not."""
@@ -47,7 +48,15 @@ class ConfigChoices:
 
     def map(self, wwid: str, infos: Sequence[PathInfo]) -> MapConfiguration:
         """`infos`: those of its paths that are known."""
-        return map_settings(self.config, wwid, [(info, self.path(info)) for info in infos])
+        members = tuple(infos)
+        cached = self._maps.get(wwid)
+        if cached is not None and cached[0] == members:
+            return cached[1]
+        found = map_settings(self.config, wwid, [(info, self.path(info)) for info in members])
+        if len(self._maps) >= MAX_CACHED:
+            self._maps.clear()
+        self._maps[wwid] = members, found
+        return found
 
 
 def _common(config: Config) -> Common:

@@ -65,7 +65,8 @@ class Configurator:
             self._maker.plan(known)
             if known.left_alone:
                 self._judge(known)
-        in_kernel = [uuid.removeprefix(UUID_PREFIX) for uuid in shared.names.values() if is_our_uuid(uuid)]
+        await self._maker.prepare_names(self._settler.new_maps())
+        in_kernel = [uuid.removeprefix(UUID_PREFIX) for uuid in shared.names.uuids.values() if is_our_uuid(uuid)]
         wwids = dict.fromkeys([*in_kernel, *shared.registry.wwids()])
         await self._settler.all(wwids, Occasion(why, reconfigured=True, forced=all_maps))
         for path in list(shared.registry.orphans()):

@@ -353,7 +353,7 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
 
     def _gone(self, known: KnownMap) -> None:
         self._parts.maker.confirm_quietly(known)
-        self._shared.names.pop(known.record.name, None)
+        self._shared.names.remove(known.record.name)
         self._parts.settler.release(known)
 
     def _weighed(self, path: KnownPath) -> None:

@@ -6,6 +6,7 @@ written is logged; the daemon works on with what it knows. With `monitor_only` n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +37,8 @@ class StateFiles:
         self.known_wwids: set[str] = set()
         self.keys: dict[str, ReservationKey] = {}
         self._names: dict[tuple[str, str], str] = {}
+        self._to_remember: dict[str, None] = {}
+        self._remembering = asyncio.Lock()
 
     async def load(self) -> None:
         """Read what is there."""
@@ -54,18 +57,17 @@ class StateFiles:
         return parse_prkeys(_read(self._prkeys.path)) if self._options.monitor_only else self._prkeys.load()
 
     async def remember(self, wwids: Iterable[str]) -> None:
-        """There are maps with these."""
+        """There are maps with these. What comes while others are written is written with one further write."""
         new = [wwid for wwid in wwids if wwid not in self.known_wwids and is_token(wwid) and "/" not in wwid]
         if not new or self._options.monitor_only:
             return
-
-        def add() -> bool:
-            for wwid in new:
-                self._wwids.add(wwid)
-            return True
-
-        if await self._try("wwids", add):
-            self.known_wwids.update(new)
+        self._to_remember.update(dict.fromkeys(new))
+        async with self._remembering:
+            written = list(self._to_remember)
+            if written and await self._try("wwids", lambda: self._wwids.add_all(written)) is not None:
+                self.known_wwids.update(written)
+                for wwid in written:
+                    self._to_remember.pop(wwid, None)
 
     async def mark_failed(self, wwid: str) -> None:
         """Making its map failed: udev shall not keep the paths for us."""
@@ -76,6 +78,10 @@ class StateFiles:
         """It has a map."""
         if not self._options.monitor_only:
             await self._try("failed_wwids", lambda: self._failed.remove(wwid))
+
+    def known_name(self, wwid: str, prefix: str) -> str:
+        """The friendly name, if it has been looked up since the last `load`."""
+        return self._names.get((wwid, prefix), "")
 
     async def names(
         self,

@@ -70,9 +70,9 @@ class KernelEvents:
         if shared.calls is None:
             return
         listed = await shared.calls.call(LIST_LANE, _read)
-        shared.names = {entry.name: entry.uuid or "" for entry in listed}
+        shared.names.replace({entry.name: entry.uuid or "" for entry in listed})
         changes = self._numbers.compare(listed)
-        uuids = {name: uuid for name, uuid in shared.names.items() if is_our_uuid(uuid)}
+        uuids = {name: uuid for name, uuid in shared.names.uuids.items() if is_our_uuid(uuid)}
         for name in changes.changed:
             known = shared.registry.maps.get(uuids.get(name, "").removeprefix(UUID_PREFIX))
             if known is not None:

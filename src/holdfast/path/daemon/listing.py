@@ -166,7 +166,13 @@ class Listing(Commands):
 
     def config_text(self, local: bool) -> str:
         config = self._shared.choices.config
-        return render(config)
+        if not local:
+            return render(config)
+        registry = self._shared.registry
+        strings = {(path.info.vendor, path.info.product, path.info.revision) for path in registry.paths.values()}
+        used = {id(entry) for one in strings for entry in config.matching_devices(*one)}
+        devices = [entry for entry in config.devices if id(entry) in used]
+        return render(config, devices=devices, maps={wwid: m.record.name for wwid, m in registry.maps.items()})
 
     def blacklist_text(self) -> str:
         return render_rules(self._shared.choices.config)

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from holdfast.path import grouping, path_rules
@@ -20,7 +20,7 @@ from holdfast.path.daemon.watches import Watches
 from holdfast.path.daemon.world import LockPaths
 from holdfast.path.discovery.info import PathInfo
 from holdfast.path.discovery.initialisation import Initialisation
-from holdfast.path.dm import UUID_PREFIX, DeviceMapper, DmError, Info, Uuid
+from holdfast.path.dm import UUID_PREFIX, DeviceMapper, DmError, Info, Uuid, is_our_uuid
 from holdfast.path.map_settings import MapOptions, choose_alias
 from holdfast.path.records import Map, Path
 from holdfast.path.states import PathState
@@ -68,13 +68,13 @@ class Maker:
             return
         listed = await shared.calls.call(LIST_LANE, lambda dm: list(dm_steps.listed_with_uuids(dm)))
         self._names_read = shared.now()
-        shared.names = {entry.name: uuid for entry, uuid in listed}
+        shared.names.replace({entry.name: uuid for entry, uuid in listed})
 
     async def adopt(self, wwid: str) -> KnownMap | None:
         """Take over the map that the kernel has for this WWID; None: it has none, or it is to be left alone."""
         shared = self._shared
         uuid = uuid_of(wwid)
-        name = next((name for name, found in shared.names.items() if found == uuid), None)
+        name = shared.names.name_of(uuid)
         if name is None or shared.calls is None:
             return None
         record = Map(name, wwid)
@@ -123,7 +123,7 @@ class Maker:
             raise DmError(errno.EAGAIN, f"{name}: a device without a table")
         await calls.call(uuid, lambda dm: dm_steps.remove_without_table(dm, uuid))
         del self._without_table[uuid]
-        self._shared.names.pop(name, None)
+        self._shared.names.remove(name)
         _log.warning("%s: removed a device without a table", name)
         raise DmError(errno.EAGAIN, f"{name}: had no table")
 
@@ -160,7 +160,7 @@ class Maker:
         record.settings = known.plan.settings
         kernel.no_kpartx = lambda: known.plan.options.skip_kpartx
         shared.registry.maps[record.wwid] = known
-        shared.registry.renumber()
+        shared.registry.renumber_soon()
         return known
 
     def plan(self, known: KnownMap) -> None:
@@ -189,7 +189,7 @@ class Maker:
                 return dm_steps.create(dm, record.name, uuid, record.length, table, udev)
 
         info = await shared.calls.call(uuid, create)
-        shared.names[info.name] = uuid
+        shared.names.add(info.name, uuid)
         kernel = self._kernel(record, uuid)
         known = self._register(record, kernel)
         known.action = "create"
@@ -197,7 +197,8 @@ class Maker:
         for path in members.paths:
             self._watches.remove_orphan(path)
             path.map = known
-        self._await_udev(known)
+        if any(path.info.has_udev for path in members.paths):
+            self._await_udev(known)
         self._watches.start(known)
         _log.info("%s: created, %d paths", record.name, len(record.paths))
         await shared.files.remember([wwid])
@@ -229,13 +230,14 @@ class Maker:
         """`present`: the name that the kernel has for it. A name that is somebody else's is never taken."""
         shared = self._shared
         uuid = uuid_of(wwid)
-        names = dict(shared.names)
-        aliases = dict(shared.choices.aliases)
+        names = shared.names.uuids
+        aliases = shared.choices.aliases
 
         def taken(name: str) -> bool:
             return names.get(name, uuid) != uuid or aliases.get(name, wwid) != wwid
 
-        choice = choose_alias(options, wwid, running=present)
+        known = shared.files.known_name(wwid, options.alias_prefix)
+        choice = choose_alias(options, wwid, bound=known, running=present)
         wanted = choice.alias
         if choice.bind:
             # What is bound already wins; a map that runs keeps its name.
@@ -247,6 +249,31 @@ class Maker:
             _log.error("%s: name %s belongs to another device", wwid, wanted)
             return present or wwid
         return wanted
+
+    async def prepare_names(self, new: Iterable[str]) -> None:
+        """Friendly names for many maps at a time: those of maps that run, and of `new` ones. `name` finds them."""
+        shared = self._shared
+        running: dict[str, str] = {}
+        wanted: dict[str, list[str]] = {}
+        for name, uuid in shared.names.uuids.items():
+            wwid = uuid.removeprefix(UUID_PREFIX)
+            if is_our_uuid(uuid):
+                options = self._options_of(wwid)
+                if choose_alias(options, wwid, running=name).bind:
+                    running[name] = wwid
+                    wanted.setdefault(options.alias_prefix, []).append(wwid)
+        for wwid in new:
+            options = self._options_of(wwid)
+            if choose_alias(options, wwid).bind:
+                wanted.setdefault(options.alias_prefix, []).append(wwid)
+        names, aliases = shared.names.uuids, shared.choices.aliases
+        await shared.files.bind(running, aliases)
+        for prefix, wwids in wanted.items():
+            await shared.files.names(wwids, prefix, lambda name: name in names or name in aliases, aliases)
+
+    def _options_of(self, wwid: str) -> MapOptions:
+        infos = [path.info for path in self._shared.registry.with_wwid(wwid)]
+        return self._shared.choices.map(wwid, infos).options
 
     async def rename(self, known: KnownMap) -> None:
         """Give it the name that it should have, if that is free. Refusals are logged."""
@@ -262,8 +289,8 @@ class Maker:
             _log.error("%s: cannot be renamed to %s: %s", old, new, error)
             return
         _log.info("%s: renamed to %s", old, new)
-        shared.names.pop(old, None)
-        shared.names[new] = uuid
+        shared.names.remove(old)
+        shared.names.add(new, uuid)
         known.record.name = new
         known.action = "rename"
 
@@ -294,7 +321,7 @@ class Maker:
     async def forget(self, known: KnownMap) -> None:
         """The kernel has it no more."""
         self.confirm_quietly(known)
-        self._shared.names.pop(known.record.name, None)
+        self._shared.names.remove(known.record.name)
         await self._watches.stop(known)
         self.release(known)
 

@@ -41,7 +41,7 @@ class MapCommands(Commands):
             return name
         if name in shared.choices.aliases:
             return shared.choices.aliases[name]
-        uuid = shared.names.get(name, "")
+        uuid = shared.names.uuids.get(name, "")
         if uuid.startswith(uuid_of("")):
             return uuid.removeprefix(uuid_of(""))
         bound = await shared.files.bound_wwid(name) if is_token(name) else ""

@@ -5,6 +5,7 @@ Tables without I/O: who is known, who belongs to whom. `settle` decides, `watche
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class Registry:
         """By WWID, in the order of discovery."""
         self._by_dev_t: dict[str, KnownPath] = {}
         self._by_wwid: dict[str, dict[str, KnownPath]] = {}
+        self._is_numbering = False
 
     def add_path(self, path: KnownPath) -> None:
         """Not yet known under that name."""
@@ -171,7 +173,14 @@ class Registry:
         self.maps = dict(sorted(self.maps.items(), key=lambda item: order.get(item[0], len(order))))
         self.renumber()
 
+    def renumber_soon(self) -> None:
+        """`renumber` in the next turn of the loop, once for all that ask."""
+        if not self._is_numbering:
+            self._is_numbering = True
+            asyncio.get_running_loop().call_soon(self.renumber)
+
     def renumber(self) -> None:
         """Tell every map its position: checks spread by it (spec 4.2)."""
+        self._is_numbering = False
         for position, known in enumerate(self.maps.values()):
             known.record.position, known.record.maps = position, len(self.maps)

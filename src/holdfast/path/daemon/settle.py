@@ -26,9 +26,11 @@ from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.daemon.shared import Shared
 from holdfast.path.daemon.watches import Watches
 from holdfast.path.discovery.initialisation import InitState
+from holdfast.path.discovery.kernel_timeouts import Wish
 from holdfast.path.records import Action, Reload
 from holdfast.path.states import PathState
 from holdfast.path.valid_path import should_build_map
+from holdfast.path.watch import write_log
 
 MAX_AT_ONCE: Final = 32
 """WWIDs that are settled at a time."""
@@ -167,6 +169,7 @@ class Settler:
             return not members.mixed
         try:
             known = await self._maker.create(wwid, members)
+            await self._set_timeouts(known, members.paths)
         except OSError as error:
             _log.error("%s: failed to create a map: %s", wwid, error)
             await shared.files.mark_failed(wwid)
@@ -180,6 +183,16 @@ class Settler:
         self._retried(wwid)
         await self._repair(known)
         return True
+
+    def new_maps(self) -> list[str]:
+        """WWIDs for which a map is to be made, as far as that can be known now."""
+        registry = self._shared.registry
+        found = []
+        for wwid in registry.wwids():
+            members = members_of_new_map(registry.with_wwid(wwid))
+            if wwid not in registry.maps and members.length and self._should_build(wwid, members):
+                found.append(wwid)
+        return found
 
     def _should_build(self, wwid: str, members: Members) -> bool:
         return should_build_map(
@@ -234,9 +247,12 @@ class Settler:
             return await self._lost_all(known)
         if shared.options.monitor_only:
             return True
+        self._maker.plan(known)
         if occasion.reconfigured:
             await self._maker.rename(known)
         decision: list[Decision] = []
+        if added or occasion.reconfigured:
+            await self._set_timeouts(known, members.paths)
         accepted = await known.watch.submit(lambda: self._change(known, members, occasion, decision))
         if not accepted and added and known.wwid in shared.registry.maps:
             await self._without(known, added)
@@ -247,13 +263,26 @@ class Settler:
             await shared.files.remember([known.wwid])
         return accepted
 
+    async def _set_timeouts(self, known: KnownMap, paths: Iterable[KnownPath]) -> None:
+        """The kernel's own timeouts for the paths of a map (spec 11.1). That they cannot be set stops nothing."""
+        settings = known.plan.settings
+        wishes = [
+            Wish(path.info, path.plan.kernel, settings.no_path_retry, settings.intervals.polling)
+            for path in paths
+            if path.init is InitState.OK
+        ]
+        if not self._shared.options.monitor_only:
+            for line in await self._shared.discovery.set_kernel_timeouts(wishes):
+                write_log(line)
+
     def _change(
         self, known: KnownMap, members: Members, occasion: Occasion, decided: list[Decision]
     ) -> list[Action]:
         """In the map's turn: what to do to its table."""
         record, last = known.record, known.kernel.last
         actions: list[Action] = []
-        if occasion.reconfigured:
+        if record.settings != known.plan.settings:
+            # Another configuration, or paths that say more of the storage than those before.
             record.settings = known.plan.settings
             for path in record.paths:
                 path.interval = min(path.interval, record.settings.intervals.longest)
@@ -352,7 +381,7 @@ class Settler:
         registry = self._shared.registry
         if registry.maps.get(known.wwid) is known:
             del registry.maps[known.wwid]
-            registry.renumber()
+            registry.renumber_soon()
         for path in [path for path in registry.paths.values() if path.map is known]:
             path.map = None
             if path.init is InitState.PARTIAL:

@@ -22,6 +22,35 @@ def name_of_number(dev_t: str) -> str:
         return ""
 
 
+class DmNames:
+    """Names and UUIDs of dm devices, both ways. The dicts may be read in threads."""
+
+    def __init__(self) -> None:
+        self.uuids: dict[str, str] = {}
+        """By name."""
+        self._names: dict[str, str] = {}
+
+    def replace(self, uuids: dict[str, str]) -> None:
+        """Another list."""
+        self.uuids = uuids
+        self._names = {uuid: name for name, uuid in uuids.items() if uuid}
+
+    def add(self, name: str, uuid: str) -> None:
+        """One device more."""
+        self.uuids[name] = uuid
+        self._names[uuid] = name
+
+    def remove(self, name: str) -> None:
+        """One less."""
+        uuid = self.uuids.pop(name, "")
+        if self._names.get(uuid) == name:
+            del self._names[uuid]
+
+    def name_of(self, uuid: str) -> str | None:
+        """None: there is no such device."""
+        return self._names.get(uuid)
+
+
 @dataclass(eq=False)
 class Shared:
     """One per daemon. All of it belongs to the event loop."""
@@ -36,8 +65,8 @@ class Shared:
     calls: DmCalls | None = None
     """None: there is no device-mapper (now)."""
     registry: Registry = field(default_factory=Registry)
-    names: dict[str, str] = field(default_factory=dict)
-    """All dm devices as listed last: name to UUID, whoever made them."""
+    names: DmNames = field(default_factory=DmNames)
+    """All dm devices as listed last, whoever made them."""
     claims_removed: set[str] = field(default_factory=set)
     """WWIDs whose map was removed by command: only a command, a new path or a reconfigure makes it again."""
     progress: int = 0

@@ -9,9 +9,10 @@ from typing import Protocol, TypeVar
 from holdfast.path.checkers.base import Checker
 from holdfast.path.conf import Config
 from holdfast.path.discovery.info import PathInfo
+from holdfast.path.discovery.kernel_timeouts import Wish
 from holdfast.path.dm import DeviceMapper
 from holdfast.path.path_settings import PathSettings
-from holdfast.path.records import Path
+from holdfast.path.records import Log, Path
 from holdfast.path.states import PathState
 
 T = TypeVar("T")
@@ -93,6 +94,10 @@ class Discovery(Protocol):
 
     async def retrigger(self, dev: str, action: str = "change") -> bool:
         """Have the kernel send an event of the disk."""
+        ...
+
+    async def set_kernel_timeouts(self, wishes: Sequence[Wish]) -> list[Log]:
+        """For the paths of a map that is set up. What was done and refused, to be logged."""
         ...
 
     def sysfs_state(self, info: PathInfo) -> PathState:

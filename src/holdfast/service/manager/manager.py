@@ -35,8 +35,8 @@ from holdfast.timespan import INFINITY
 
 log = logging.getLogger(__name__)
 
-MAX_UNITS: Final = 100_000
-"""That are loaded."""
+JOBS_PER_TURN: Final = 8
+"""That are begun in one turn of the loop: starting a process takes milliseconds, and pings wait meanwhile."""
 DEBUG: Final = 7
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
 
@@ -123,6 +123,7 @@ class Manager:
         self._armed = INFINITY
         self._pumping = False
         self._frozen = False
+        self._more_due = False
         self._watchers: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, list[Output | Event]] = {}
@@ -131,7 +132,9 @@ class Manager:
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
-        self.core = Core(loader.graph, self.host.members, holds, wall=wall, startup=self.now())
+        self.core = Core(
+            loader.graph, self.host.members, holds, wall=wall, startup=self.now(), jobs_at_once=JOBS_PER_TURN
+        )
 
     # Time.
 
@@ -306,10 +309,19 @@ class Manager:
         finally:
             self._pumping = False
         self._collect()
+        if self.core.has_more_to_run and not self._more_due:
+            self._more_due = True
+            self._loop.call_soon(self._run_more)
         self.was_idle = self.was_idle or not len(self.core.jobs)
         if not self._frozen:
             self._arm()
         self._tell_watchers()
+
+    def _run_more(self) -> None:
+        self._more_due = False
+        if not self._frozen:
+            self.core.run_more(self.now())
+            self._pump()
 
     def _tell_watchers(self) -> None:
         for watcher in self._watchers:

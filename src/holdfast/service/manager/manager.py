@@ -132,8 +132,16 @@ class Manager:
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
+        started = self.now()
         self.core = Core(
-            loader.graph, self.host.members, holds, wall=wall, startup=self.now(), jobs_at_once=JOBS_PER_TURN
+            loader.graph,
+            self.host.members,
+            holds,
+            wall=wall,
+            startup=started,
+            # Of a container: it has not been up for as long as the machine (systemd.timer(5)).
+            boot=started if place is Place.CONTAINER else 0,
+            jobs_at_once=JOBS_PER_TURN,
         )
 
     # Time.
@@ -330,7 +338,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level)
+            self.say(unit, what.text, what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):

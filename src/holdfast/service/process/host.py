@@ -192,6 +192,7 @@ class ProcessHost:
         self._idle: tuple[int, int] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ordinary = os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) == 0
+        self._oom_floor = kernel.oom_floor()
         self._hierarchy = _hierarchy(self.settings)
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
@@ -437,23 +438,29 @@ class ProcessHost:
             self._invocations.pop(unit.invocation, None)
         unit.invocation = secrets.token_hex(16)
         self._invocations[unit.invocation] = unit.name
-        if self._hierarchy is None:
-            return
-        group = self._hierarchy.group(unit.name)
+        refused = []
+        if (file.exec.oom_score_adjust or 0) < self._oom_floor:
+            refused.append(f"OOMScoreAdjust={file.exec.oom_score_adjust}")
+        if self._hierarchy is not None:
+            refused += self._begin_group(unit, file, self._hierarchy.group(unit.name))
+        if refused and not unit.refused:
+            unit.refused = True
+            self.settings.log(unit.name, f"not available here, ignoring: {', '.join(refused)}", 4)
+
+    def _begin_group(self, unit: _Unit, file: UnitFile, group: cgroups.Group) -> list[str]:
+        """The unit's group; settings that cannot be had."""
         try:
             group.make()
         except OSError as error:
             self.settings.log(unit.name, f"Failed to create control group: {error.strerror}", 4)
-            return
+            return []
         unit.group = group
         for pid in sorted(group.pids())[:MAX_LEFT_OVER]:
             text = f"Found left-over process {pid} ({process_name(pid)}) in control group"
             self.settings.log(unit.name, f"{text} while starting unit. Ignoring.", 4)
         refused = group.limit(file.exec)
-        if refused and not unit.refused:
-            unit.refused = True
-            self.settings.log(unit.name, f"not available here, ignoring: {', '.join(refused)}", 4)
         self._watch_group(unit)
+        return refused
 
     def _surroundings(
         self, unit: _Unit, file: UnitFile, action: events.Spawn, status: int, group_fd: int, pipe: OutputPipe

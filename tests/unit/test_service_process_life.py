@@ -28,8 +28,9 @@ from holdfast.service.events import (
     StoreFds,
 )
 from holdfast.service.exit_status import Code, Exit, Result
+from holdfast.service.process import cgroups
 from holdfast.service.process.notify_socket import MESSAGES_PER_TURN
-from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Driven, Lab, lab, needs_root, unit_file
+from tests.unit.process_lab import AVAILABLE, PYTHON, TRACKING, UNIT, Driven, Lab, lab, needs_root, unit_file
 
 OTHER = "o.service"
 KILLED = Exit(Code.KILLED, signal.SIGKILL)
@@ -143,6 +144,19 @@ def test_a_forker_that_dies_is_replaced(tmp_path: Path) -> None:
         await it.until(lambda: not os.path.exists(f"/proc/{first}"), "the old one reaped")
 
     run(tmp_path, scene)
+
+
+def test_two_supervisors_in_one_group_do_not_share_it(tmp_path: Path) -> None:
+    if "cgroup v2" not in AVAILABLE and "cgroup v1" not in AVAILABLE:
+        pytest.skip("no writable control groups: mount them, as root")
+    name = f"holdfast-test-twice-{os.getpid()}"
+    first, second = cgroups.find_hierarchy(name), cgroups.find_hierarchy(name)
+    assert first is not None
+    assert second is not None
+    assert second.hierarchy.path == f"{first.hierarchy.path}-2"
+    first.release()
+    second.release()
+    assert not os.path.exists(second.hierarchy.path)
 
 
 def test_many_at_once(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ class Manager:
             control = frozenset({run.control_pid} - {0})
             pids = {"main": main, "control": control}.get(whom, run.members() | main | control)
         if pids and file is not None:
-            self.host.perform(unit, file, Kill(pids, signal))
+            self.host.perform(unit, file, Kill(pids, signal, resume=False))
         elif whom != "all":
             raise ProcessLookupError(f"No {whom} process to kill")
 

@@ -9,7 +9,6 @@ from tests.guest import path_lab
 from tests.guest.lab import Lab
 from tests.guest.path_daemons import (
     COMMANDS,
-    CONF,
     MAP,
     OURS,
     START_LIMIT_S,
@@ -30,7 +29,7 @@ KILLED: Final = "watchdog: no ping in time"
 
 def _supervised(paths: Paths, text: str) -> PathDaemon:
     """`pid` is the service manager's."""
-    paths.write(CONF, text)
+    write_conf(paths, text)
     program = (PYTHON, "-S", "-E", "/run/package/inside/path_supervisor.py", str(WATCHDOG_S))
     command = ("env", f"PYTHONPATH={PYTHON_PATH}", *program, *COMMANDS["holdfast"])
     pid = paths.guest.start(*command, log="manager")

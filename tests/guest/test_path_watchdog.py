@@ -16,6 +16,7 @@ from tests.guest.path_daemons import (
     PathDaemon,
     clean,
     conf,
+    write_conf,
 )
 from tests.guest.path_lab import PYTHON, Paths
 

@@ -25,8 +25,8 @@ from tests.guest.path_lab import PYTHON, Paths
 CONF: Final = "/etc/multipath.conf"
 OUR_CONF: Final = "/run/holdfast-multipath.conf"
 OUR_KEYWORDS: Final = "\tdetect_pgpolicy no\n"
-"""From 0.9.6 on, and in ours, ALUA means group_by_prio whatever the policy. 0.9.4, whose client warns of words that
-it does not know, has no such keyword: so ours gets a file of its own.
+"""From 0.9.6 on, and in ours, ALUA means group_by_prio whatever the policy. 0.9.4 has no such keyword, and its
+client warns of words that it does not know: so ours gets a file of its own.
 """
 COMMANDS: Final = {
     "multipathd": ("multipathd", "-d"),
@@ -38,7 +38,7 @@ DAEMONS: Final = [
     pytest.param("holdfast", marks=[] if IS_THERE else [pytest.mark.skip("no path daemon")]),
 ]
 """For parametrize: each case with either."""
-OURS: Final = pytest.mark.usefixtures() if IS_THERE else pytest.mark.skip("no path daemon")
+OURS: Final = pytest.mark.guest if IS_THERE else pytest.mark.skip("no path daemon")
 """For cases that need ours."""
 START_LIMIT_S: Final = 180.0
 STEP_LIMIT_S: Final = 120.0

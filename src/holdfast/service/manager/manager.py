@@ -23,6 +23,7 @@ from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
 from holdfast.service.manager.feed import Feed
 from holdfast.service.manager.history import History, Line, Ran, now_at
+from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.queue import Job, JobDone
@@ -132,8 +133,18 @@ class Manager:
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
+        self._judge = Judge(holds, loader.offload, self._judged)
+        started = self.now()
         self.core = Core(
-            loader.graph, self.host.members, holds, wall=wall, startup=self.now(), jobs_at_once=JOBS_PER_TURN
+            loader.graph,
+            self.host.members,
+            self._judge.holds,
+            wall=wall,
+            startup=started,
+            # Of a container: it has not been up for as long as the machine (systemd.timer(5)).
+            boot=started if place is Place.CONTAINER else 0,
+            jobs_at_once=JOBS_PER_TURN,
+            ready=self._judge.ready,
         )
 
     # Time.
@@ -317,6 +328,11 @@ class Manager:
             self._arm()
         self._tell_watchers()
 
+    def _judged(self, unit: str) -> None:
+        if not self._frozen:
+            self.core.judged(unit, self.now())
+            self._pump()
+
     def _run_more(self) -> None:
         self._more_due = False
         if not self._frozen:
@@ -330,7 +346,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level)
+            self.say(unit, what.text, what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):
@@ -538,6 +554,7 @@ class Manager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._judge.close()
         if self.triggers is not None:
             await self.triggers.close()
         await self.host.close()

@@ -33,8 +33,9 @@ def _supervised(paths: Paths, text: str) -> PathDaemon:
     write_conf(paths, text)
     program = (PYTHON, "-S", "-E", "/run/package/inside/path_supervisor.py", str(WATCHDOG_S))
     command = ("env", f"PYTHONPATH={PYTHON_PATH}", *program, *COMMANDS["holdfast"])
+    seen = len(paths.guest.console)
     pid = paths.guest.start(*command, log="manager")
-    paths.guest.wait_for_line("notify READY=1", START_LIMIT_S)
+    paths.guest.wait_for_line("notify READY=1", START_LIMIT_S, after=seen)
     return PathDaemon(paths, "holdfast", pid).wait_for_map(PATHS)
 
 

@@ -17,6 +17,8 @@ LOOK_S = 0.2
 
 def main() -> None:
     limit_s = float(sys.argv[1])
+    if os.path.exists(SOCKET):
+        os.unlink(SOCKET)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(SOCKET)
         notify.settimeout(LOOK_S)

@@ -252,6 +252,8 @@ class Kill:
     pids: frozenset[int]
     signal: int
     hangup: bool = False
+    resume: bool = True
+    """False: no SIGCONT; a user who asks for SIGSTOP means it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,8 @@ class Log:
 
     text: str
     level: int = 6
+    bare: bool = False
+    """It names the unit itself."""
 
 
 @dataclass(frozen=True, slots=True)

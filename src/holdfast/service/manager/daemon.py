@@ -25,6 +25,7 @@ from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
 from holdfast.service.manager.shell import Shell
+from holdfast.service.manager.threads import DiskThreads
 from holdfast.service.manager_conf import load_defaults
 from holdfast.service.settings import Condition
 
@@ -70,18 +71,29 @@ def run_daemon(options: ManagerOptions, on_ready: Callable[[], None] = lambda: N
 
 
 async def _life(options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None]) -> int:
-    defaults, complaints = await asyncio.to_thread(load_defaults, options.root)
+    disk = DiskThreads()
+    try:
+        return await _live(options, place, system, on_ready, disk)
+    finally:
+        disk.close()
+
+
+async def _live(
+    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], disk: DiskThreads
+) -> int:
+    defaults, complaints = await disk(load_defaults, options.root)
     for complaint in complaints:
         log.warning("%s", complaint)
-    view = await asyncio.to_thread(this_view, options.root)
+    view = await disk(this_view, options.root)
     waiting: list[tuple[str, str, int]] = []
     loader = Loader(
         options.root,
         options.unit_path,
-        await asyncio.to_thread(this_host, options.root),
+        await disk(this_host, options.root),
         defaults,
         lambda unit, text, level: waiting.append((unit, text, level)),
         options.whole_boot,
+        disk,
     )
     await loader.start()
 

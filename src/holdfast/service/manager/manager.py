@@ -12,7 +12,7 @@ import datetime
 import logging
 import os
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from holdfast.service import events
 from holdfast.service.core import Core, Output, local_time
@@ -23,11 +23,12 @@ from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
 from holdfast.service.manager.feed import Feed
 from holdfast.service.manager.history import History, Line, Ran, now_at
+from holdfast.service.manager.hosts import HostFactory, Triggers
+from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.queue import Job, JobDone
-from holdfast.service.run import Members
-from holdfast.service.settings import Condition, UnitFile
+from holdfast.service.settings import Condition
 from holdfast.service.transaction import TransactionError
 from holdfast.service.triggers.machine import active_of as trigger_active_of
 from holdfast.service.triggers.messages import Open, OpenFailed, Serve, TriggerAction, TriggerEvent
@@ -39,59 +40,6 @@ JOBS_PER_TURN: Final = 8
 """That are begun in one turn of the loop: starting a process takes milliseconds, and pings wait meanwhile."""
 DEBUG: Final = 7
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
-
-
-class Host(Protocol):
-    """Who starts, signals and watches processes (`service/process/host.py`, or a test's)."""
-
-    def perform(self, unit: str, file: UnitFile, action: Action) -> None:
-        """One process action. A `Spawn` is answered with Spawned or SpawnFailed, at once or soon: until then the
-        unit gets no other action, and none of its events reach the rules.
-        """
-        ...
-
-    def members(self, unit: str) -> Members:
-        """The unit's view of its processes."""
-        ...
-
-    def invocation_id(self, unit: str) -> str:
-        """Of the current or last run; empty: none yet."""
-        ...
-
-    def stored_fds(self, unit: str) -> int:
-        """How many descriptors are kept for the unit."""
-        ...
-
-    async def close(self) -> None:
-        """No process of a unit is left to look after."""
-        ...
-
-
-class Triggers(Protocol):
-    """Who listens, and watches paths and the wall clock (`service/triggers/host.py`)."""
-
-    def perform(self, unit: str, file: UnitFile, action: TriggerAction) -> None:
-        """One action of a socket, timer or path."""
-        ...
-
-    def watch_clock(self, timer: str, on: bool) -> None:
-        """Tell this timer when the wall clock is set."""
-        ...
-
-    def handed_over(self, service: str) -> None:
-        """A connection's instance has its process: the connection is its own now."""
-        ...
-
-    def instance_gone(self, service: str) -> None:
-        """An instance that served a connection is down."""
-        ...
-
-    async def close(self) -> None:
-        """Nothing listens any more."""
-        ...
-
-
-HostFactory = Callable[[Callable[[str, Event], None]], Host]
 
 
 class Manager:
@@ -132,8 +80,18 @@ class Manager:
         self._went_down: set[str] = set()
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
+        self._judge = Judge(holds, loader.offload, self._judged)
+        started = self.now()
         self.core = Core(
-            loader.graph, self.host.members, holds, wall=wall, startup=self.now(), jobs_at_once=JOBS_PER_TURN
+            loader.graph,
+            self.host.members,
+            self._judge.holds,
+            wall=wall,
+            startup=started,
+            # Of a container: it has not been up for as long as the machine (systemd.timer(5)).
+            boot=started if place is Place.CONTAINER else 0,
+            jobs_at_once=JOBS_PER_TURN,
+            ready=self._judge.ready,
         )
 
     # Time.
@@ -266,7 +224,7 @@ class Manager:
             control = frozenset({run.control_pid} - {0})
             pids = {"main": main, "control": control}.get(whom, run.members() | main | control)
         if pids and file is not None:
-            self.host.perform(unit, file, Kill(pids, signal))
+            self.host.perform(unit, file, Kill(pids, signal, resume=False))
         elif whom != "all":
             raise ProcessLookupError(f"No {whom} process to kill")
 
@@ -317,6 +275,11 @@ class Manager:
             self._arm()
         self._tell_watchers()
 
+    def _judged(self, unit: str) -> None:
+        if not self._frozen:
+            self.core.judged(unit, self.now())
+            self._pump()
+
     def _run_more(self) -> None:
         self._more_due = False
         if not self._frozen:
@@ -330,7 +293,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level)
+            self.say(unit, what.text, what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):
@@ -538,6 +501,7 @@ class Manager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._judge.close()
         if self.triggers is not None:
             await self.triggers.close()
         await self.host.close()

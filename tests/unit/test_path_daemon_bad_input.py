@@ -284,6 +284,36 @@ def _parsed(text: str) -> Config:
     return merge([("multipath.conf", text.encode("utf-8", "surrogateescape"))], native_nvme=False)
 
 
+def test_a_start_with_a_rule_that_is_lost(tmp_path: FilePath) -> None:
+    """It may be the one that excludes a disk: maps that are there are served, none is made before it is mended."""
+    broken = [("multipath.conf", (MULTIBUS + "}\n").encode()), ("conf.d/more.conf", b'blacklist {\nwwid "("\n}\n')]
+
+    class Broken(DaemonLab):
+        def _config(self) -> Config:
+            return merge(broken, native_nvme=False)
+
+    async def scene() -> None:
+        lab = Broken(str(tmp_path))
+        for dev, wwid in (("sda", "36a"), ("sdb", "36a"), ("sdc", "36c")):
+            lab.plug(dev, wwid, silently=True)
+        lab.make_in_kernel("36a", "36a", [["sda", "sdb"]])
+        async with lab:
+            assert lab.daemon._shared.choices.config.rules_lost
+            lab.plug("sdd", "36d")
+            lab.kill("sda")
+            await lab.pass_time(30)
+            assert lab.tables() == {"36a": [["sda", "sdb"]]}
+            assert lab.kernel_states("36a") == {"sda": "F", "sdb": "A"}
+            assert_on_time(lab, "sda", "sdb", "sdc", "sdd")
+            broken[1] = ("conf.d/more.conf", b'blacklist {\nwwid "36d"\n}\n')
+            lab.disks.exclude("sdd")
+            assert await lab.daemon.reconfigure(False) == ""
+            await lab.pass_time(5)
+            assert set(lab.tables()) == {"36a", "36c"}
+
+    virtual(scene)
+
+
 def test_a_configuration_that_cannot_be_read(tmp_path: FilePath, caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
         async with lab_with(tmp_path) as lab:

@@ -75,6 +75,7 @@ class Machine(Supervisor):
         super().__init__(place, {}, *arguments)
         (place / "memory").mkdir()
         for path, text in files.items():
+            assert path.startswith(("/etc/", "/var/", "/run/")), "the rest is this host's"
             made = place / "files" / path.removeprefix("/")
             made.parent.mkdir(parents=True, exist_ok=True)
             made.write_text(text)

@@ -59,13 +59,15 @@ class Core:
         on_failure_each_round: bool = True,
         wall: Callable[[], datetime.datetime] = local_time,
         startup: int = 0,
+        boot: int = 0,
         jobs_at_once: int = sys.maxsize,
         ready: Callable[[UnitFile], bool] = lambda file: True,
     ) -> None:
         """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
-        OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started.
-        `jobs_at_once`: that are begun for one request or event; the others wait for `run_more`. `ready`: whether
-        a unit's conditions can be asked for; if not, its start waits for `judged`.
+        OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started,
+        `boot`: when the machine did, or the container. `jobs_at_once`: that are begun for one request or event;
+        the others wait for `run_more`. `ready`: whether a unit's conditions can be asked for; if not, its start
+        waits for `judged`.
         """
         self.graph = graph
         self.jobs = Jobs(graph)
@@ -82,6 +84,7 @@ class Core:
         self._agenda = Agenda(self._deadline_of)
         self._wall = wall
         self._startup = startup
+        self._boot = boot
         self._jobs_at_once = jobs_at_once
         self._variables: dict[str, Mapping[str, str]] = {}
         """For the processes of units that were triggered: until they are down again."""
@@ -260,7 +263,7 @@ class Core:
             blamed = unmet(unit.file.unit.conditions, lambda one: self._holds(one, False))
             if blamed is not None:
                 text = f"{job.unit} was skipped because of an unmet condition check (Condition{blamed})."
-                self._put(job.unit, Log(text, 6))
+                self._put(job.unit, Log(text, 6, bare=True))
                 if machine is not None and machine.state is State.AUTO_RESTART:
                     self._take(job.unit, machine.handle(events.Stop(), self._now))
                 self._finish(job, JobResult.DONE)
@@ -308,7 +311,7 @@ class Core:
             if one.type is JobType.START and self.active(one.unit).is_down:
                 self._tell_triggers(one.unit, limited=False)
             if why is JobResult.DEPENDENCY:
-                self._put(one.unit, Log(f"Dependency failed for {one.unit}.", 4))
+                self._put(one.unit, Log(f"Dependency failed for {one.unit}.", 4, bare=True))
                 self._trigger(one.unit, "OnFailure")
             queue += [(other, JobResult.DEPENDENCY) for other in self.jobs.dependants_of_failure(done)]
 
@@ -327,7 +330,7 @@ class Core:
         if file.socket is not None:
             machine = SocketMachine(file, triggered)
         elif file.timer is not None:
-            machine = TimerMachine(file, triggered, self._wall, self._startup)
+            machine = TimerMachine(file, triggered, self._wall, self._startup, self._boot)
         elif file.path is not None:
             machine = PathMachine(file, triggered)
         else:

@@ -134,12 +134,15 @@ class Manager:
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
         self._judge = Judge(holds, loader.offload, self._judged)
+        started = self.now()
         self.core = Core(
             loader.graph,
             self.host.members,
             self._judge.holds,
             wall=wall,
-            startup=self.now(),
+            startup=started,
+            # Of a container: it has not been up for as long as the machine (systemd.timer(5)).
+            boot=started if place is Place.CONTAINER else 0,
             jobs_at_once=JOBS_PER_TURN,
             ready=self._judge.ready,
         )
@@ -343,7 +346,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level, bare=what.text.startswith((unit, "Dependency failed", "Job ")))
+            self.say(unit, what.text, what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):

@@ -1,7 +1,7 @@
 """A supervisor as PID 1 of a machine within the machine: this host's programs, and files that nothing changes.
 
-PID, mount, network, UTS and IPC namespaces of its own; /etc and /var are this host's below a writable memory, /run is
-empty. What the kernel shares is out of reach: no modules can be loaded, device-mapper's devices are not there.
+PID, mount, network, UTS and IPC namespaces of its own; /etc and /var are this host's below a writable memory, /run
+is empty. What the kernel shares is out of reach: no modules can be loaded, device-mapper's devices are not there.
 """
 
 from __future__ import annotations

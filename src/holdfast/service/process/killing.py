@@ -129,7 +129,7 @@ def _urgency(wanted: bool) -> Iterator[None]:
 
 def _send_all(pidfd: int, pid: int, action: Kill) -> None:
     numbers = [action.signal]
-    if action.signal not in (signal.SIGKILL, signal.SIGCONT):
+    if action.resume and action.signal not in (signal.SIGKILL, signal.SIGCONT):
         numbers.append(signal.SIGCONT)
     if action.hangup:
         numbers.append(signal.SIGHUP)

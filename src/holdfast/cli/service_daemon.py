@@ -48,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status of the manager."""
     import os
 
+    from holdfast.daemons.memory import load_asyncio_without_tls
+
+    load_asyncio_without_tls()
     from holdfast.service.load import search_path
     from holdfast.service.manager.options import ManagerOptions, default_run_dir
     from holdfast.service.manager.process import run_process

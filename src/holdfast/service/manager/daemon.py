@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast import notify
+from holdfast.daemons import memory
 from holdfast.service.conditions import answer
 from holdfast.service.control.server import ControlServer, listen
 from holdfast.service.control.verbs import Verbs
@@ -109,6 +110,7 @@ async def _life(options: ManagerOptions, place: Place, system: System, on_ready:
         log.info("supervisor started, socket %s", options.control_path)
         loop.call_soon(on_ready)
         try:
+            manager.watch(_once_idle(manager, memory.settle))
             await life.begin()
             notify.ready()
             status = await life.ended
@@ -124,3 +126,17 @@ async def _life(options: ManagerOptions, place: Place, system: System, on_ready:
                 os.unlink(options.control_path)
             except OSError:
                 pass
+
+
+def _once_idle(manager: Manager, call: Callable[[], None]) -> Callable[[], None]:
+    """A watcher that has something done once, when the jobs of the start have ended."""
+    loop = asyncio.get_running_loop()
+    done = False
+
+    def look() -> None:
+        nonlocal done
+        if manager.was_idle and not done:
+            done = True
+            loop.call_soon(call)
+
+    return look

@@ -15,7 +15,6 @@ import functools
 import logging
 import marshal
 import os
-import secrets
 import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -172,7 +171,7 @@ class ProcessHost:
         self._units: dict[str, _Unit] = {}
         self._invocations: dict[str, str] = {}
         self._marks: dict[int, str] = {}
-        self._first_mark = FIRST_MARK + (secrets.randbits(MARK_RANDOM_BITS) << MARK_UNIT_BITS)
+        self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
@@ -425,7 +424,7 @@ class ProcessHost:
         unit.in_run = True
         if unit.invocation:
             self._invocations.pop(unit.invocation, None)
-        unit.invocation = secrets.token_hex(16)
+        unit.invocation = os.urandom(16).hex()
         self._invocations[unit.invocation] = unit.name
         if self._hierarchy is None:
             return

@@ -41,6 +41,7 @@ from holdfast.service.process.lineage import (
     process_name,
     read_entry,
 )
+from holdfast.service.process.log_limit import LogLimit
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
@@ -147,6 +148,7 @@ class _Unit:
     pid_file_text: str = ""
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
+    log_limit: LogLimit | None = None
     refused: bool = False
     """Resource settings that cannot be had were reported."""
 
@@ -214,6 +216,8 @@ class ProcessHost:
             for pipe in list(unit.pipes):
                 pipe.read()
                 pipe.close()
+            if unit.log_limit is not None:
+                unit.log_limit.report()
             _close_all(unit.held)
             for message in self._postponed.pop(unit.name, ()):
                 _close_all(message.fds)
@@ -374,7 +378,9 @@ class ProcessHost:
             group_fd = unit.group.open() if unit.group is not None and unit.group.unified else -1
             if group_fd >= 0:
                 fds.append(group_fd)
-            pipe = OutputPipe(name, file.exec, action.command.path, self.settings.output, self._pipe_ended)
+            limit = self._log_limit(unit, file)
+            output = self.settings.output
+            pipe = OutputPipe(name, file.exec, action.command.path, output, self._pipe_ended, limit)
             around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
             plan = make_plan(file, action, around, self._logger(name))
             self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
@@ -419,6 +425,14 @@ class ProcessHost:
 
     def _logger(self, unit: str) -> Callable[[str, int], None]:
         return lambda text, level: self.settings.log(unit, text, level)
+
+    def _log_limit(self, unit: _Unit, file: UnitFile) -> LogLimit:
+        limit = unit.log_limit
+        if limit is None:
+            say = self._logger(unit.name)
+            limit = unit.log_limit = LogLimit(file.exec, lambda count: say(f"Suppressed {count} messages.", 4))
+        limit.adopt(file.exec)
+        return limit
 
     def _begin_run(self, unit: _Unit, file: UnitFile) -> None:
         unit.in_run = True
@@ -507,6 +521,8 @@ class ProcessHost:
         unit = self._units.get(pipe.unit)
         if unit is not None and pipe in unit.pipes:
             unit.pipes.remove(pipe)
+            if not unit.pipes and unit.log_limit is not None:
+                unit.log_limit.report()
 
     # The end of processes.
 

@@ -47,6 +47,8 @@ DEFAULTS: Final[Mapping[str, str]] = {
     "path_grouping_policy": "group_by_prio",
     # The original waits 1 ms for TEST UNIT READY: on a slow machine the first table would depend on luck.
     "force_sync": "yes",
+    # From 0.9.6 on, and in ours, ALUA means group_by_prio whatever the policy; 0.9.4 does not know the word.
+    "detect_pgpolicy": "no",
 }
 
 

@@ -40,7 +40,7 @@ DESCRIBE: Final = """
 echo "== table"; dmsetup table NAME
 echo "== device"; dmsetup info -c --noheadings -o uuid,readonly,suspended NAME
 for file in bindings wwids; do echo "== $file"; cat /etc/multipath/$file; done 2>&1
-echo "== modes"; stat -c '%n %a' /etc/multipath /etc/multipath/*
+echo "== modes"; stat -c '%n %a' /etc/multipath /etc/multipath/bindings /etc/multipath/wwids
 udevadm settle
 echo "== map for udev"
 udevadm info --query=property /dev/mapper/NAME |

@@ -154,7 +154,8 @@ class Transcript:
         text = re.sub(r"\b(helper_pid|helper_kill_fd|helper_last_status|reused)=-?\d+", r"\1=N", text)
         text = re.sub(r"register done \d+|acquire fd \d+", lambda match: match[0].rsplit(" ", 1)[0] + " FD", text)
         for number, name in self._names.items():
-            text = re.sub(rf"\b{number}\b", name, text)
+            # A process may happen to have the number 512: sizes and the like are no pids.
+            text = re.sub(rf"(?<!size=)(?<!timeout=)(?<!hosts=)\b{number}\b", name, text)
         text = re.sub(r" p \d+ ORPHAN", " p PID ORPHAN", text)
         # STATUS lists clients by slot; a slot is free for reuse whenever the daemon has noticed the last close.
         return re.sub(r"(?:^p .*\n(?:    .*\n)*)+", _in_any_order, text, flags=re.M)

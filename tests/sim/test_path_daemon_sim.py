@@ -254,6 +254,7 @@ class Scene:
 
     async def _quiet(self) -> None:
         lab = self.lab
+        await lab.pass_time(2)  # a configuration that was broken is mended a second later
         lab.udev_answers = True
         lab.calls.delay_s.clear()
         lab.dm._refusals.clear()

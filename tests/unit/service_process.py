@@ -52,12 +52,13 @@ class Supervisor:
         self.units.mkdir(exist_ok=True)
         for name, text in units.items():
             (self.units / name).write_text(text)
-        self._prefix = UNSHARE if pid_1 else []
+        self.unit_path = str(self.units)
+        self.prefix = UNSHARE if pid_1 else []
         self._arguments = arguments
 
     def __enter__(self) -> Self:
-        command = [*self._prefix, sys.executable, "-m", "holdfast", "service", "daemon", "--unit-path",
-                   str(self.units), "--run-dir", str(self.run_dir), *self._arguments]  # fmt: skip
+        command = [*self.prefix, sys.executable, "-m", "holdfast", "service", "daemon", "--unit-path",
+                   self.unit_path, "--run-dir", str(self.run_dir), *self._arguments]  # fmt: skip
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": SOURCES}
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.place)
@@ -80,7 +81,7 @@ class Supervisor:
     @functools.cached_property
     def pid(self) -> int:
         """The manager's, as we see it: below unshare it is its child."""
-        if not self._prefix:
+        if not self.prefix:
             return self.process.pid
         path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
         return int(wait_for(lambda: Path(path).read_text().split())[0])
@@ -108,8 +109,12 @@ class Supervisor:
     def ask(self, verb: str, *units: str, **fields: Any) -> dict[str, Any]:
         """One request. ControlError."""
         self.ready()
-        with Client(str(self.run_dir / "service.sock")) as client:
+        with Client(self.control_path()) as client:
             return client.ask(verb, *units, **fields)
+
+    def control_path(self) -> str:
+        """The control socket, as we see it."""
+        return str(self.run_dir / "service.sock")
 
     def job(self, verb: str, unit: str) -> str:
         """The result of a job."""

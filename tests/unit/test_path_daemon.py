@@ -179,6 +179,8 @@ def test_a_path_that_is_known_from_a_table_only_stays(tmp_path: FilePath) -> Non
             await lab.pass_time(2)
             assert lab.tables() == {"36a": [[late.dev_t, "sda"]]} or lab.tables() == {"36a": [["sda", late.dev_t]]}
             assert {row.init_state for row in lab.daemon.snapshot().paths} == {"ok", "partial"}
+            await lab.pass_time(30)
+            assert lab.kernel_states("36a") == {"sda": "A", late.dev_t: "A"}  # not failed: nothing is known of it
             lab.disks.add(late)
             await lab.pass_time(3)
             assert lab.tables() == {"36a": [["sda", "sdb"]]}

@@ -247,7 +247,7 @@ def test_cookies(tmp_path: FilePath) -> None:
             await lab.pass_time(3)
             lab.plug("sdc", "36a")
             await lab.pass_time(3)
-            library = UdevFlag.DISABLE_LIBRARY_FALLBACK | UdevFlag.NO_KPARTX
+            library = UdevFlag.DISABLE_LIBRARY_FALLBACK | UdevFlag.PRIMARY_SOURCE | UdevFlag.NO_KPARTX
             assert lab.dm.udev == [("36a", library), ("36a", library | UdevFlag.RELOAD)]
 
     virtual(scene)

@@ -112,7 +112,7 @@ def test_small_answers() -> None:
     )
     assert dm_wire.decode_versions(Answer(Header(), data)) == {"multipath": (1, 14, 0), "error": (1, 5, 0)}
     assert dm_wire.encode_message("fail_path 8:0") == bytes(8) + b"fail_path 8:0\0"
-    assert dm_wire.cookie(UdevFlag.RELOAD | UdevFlag.DISABLE_LIBRARY_FALLBACK, 5) == 0x01200005
+    assert dm_wire.cookie(UdevFlag.RELOAD | UdevFlag.DISABLE_LIBRARY_FALLBACK, 5) == 0x01600005
 
 
 def test_answers_that_lie_raise_only_wire_errors() -> None:

@@ -232,3 +232,24 @@ def test_the_commands(tmp_path: Path) -> None:
         assert "Started a.service." in out
         assert service("exit", "3")[0] == 0
         assert running.ended() == 3
+
+
+def test_a_stopped_supervisor_kills_nobody_for_it(tmp_path: Path) -> None:
+    """Supervisor and service are stopped for longer than WatchdogSec=, as on a host without a CPU."""
+    (tmp_path / "notifier.py").write_text(NOTIFIER)
+    text = f"[Service]\nType=notify\nWatchdogSec=2\nExecStart={sys.executable} -S {tmp_path}/notifier.py ping\n"
+    with Supervisor(tmp_path, {"a.service": text}) as running:
+        assert running.job("start", "a") == "done"
+        service = int(running.show("a", "MainPID"))
+        try:
+            os.kill(service, signal.SIGSTOP)
+            running.signal(signal.SIGSTOP)
+            time.sleep(6)  # The time that is missing later.
+        finally:
+            running.signal(signal.SIGCONT)
+            wait_for(lambda: "supervisor itself was delayed" in running.log())
+            os.kill(service, signal.SIGCONT)
+        began = running.show("a", "WatchdogTimestampMonotonic")
+        wait_for(lambda: running.show("a", "WatchdogTimestampMonotonic") != began)
+        assert running.show("a", "MainPID") == str(service)
+        assert "Watchdog timeout" not in running.log()

@@ -324,3 +324,30 @@ def test_events_are_told_to_watchers(lab: Lab) -> None:
         assert ("log", "Started a.service.") in seen
 
     in_lab(lab, scene)
+
+
+def test_a_condition_on_a_disk_that_hangs_delays_its_unit_only(lab: Lab) -> None:
+    lab.write({
+        "a.service": PLAIN.replace("[Service]", "ConditionPathExists=/hung\n[Service]"),
+        "b.service": PLAIN.replace("[Service]", "AssertPathExists=!/b\n[Service]"),
+    })  # fmt: skip
+
+    async def scene() -> None:
+        answer = asyncio.get_running_loop().create_future()
+
+        async def offload(call: Any, /, *arguments: Any) -> Any:
+            result = call(*arguments)
+            if isinstance(result, dict) and any(one.argument == "/hung" for one, _ in result):
+                await answer
+            return result
+
+        lab.manager._judge._offload = offload
+        started = asyncio.ensure_future(lab.start("a.service"))
+        assert await lab.start("b.service") == "done"
+        assert lab.states() == {"a.service": "dead", "b.service": "running"}
+        assert not started.done()
+        await asyncio.sleep(10.1)
+        assert await started == "done"
+        assert lab.log("a.service")[-1].startswith("a.service was skipped because of an unmet condition check")
+
+    in_lab(lab, scene)

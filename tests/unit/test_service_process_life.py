@@ -161,6 +161,23 @@ def test_many_at_once(tmp_path: Path) -> None:
     run(tmp_path, scene)
 
 
+def test_no_signal_is_lost_when_hundreds_die_at_once(tmp_path: Path) -> None:
+    async def scene(it: Lab) -> None:
+        heard = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, heard.set)
+        file = unit_file("LimitNPROC=infinity")
+        await it.spawn(file, "for i in $(seq 600); do (sleep 100 &); done; echo made; exec sleep 100")
+        await it.until(lambda: it.lines, "600 orphans")
+        for pid in it.host.pids(UNIT):
+            os.kill(pid, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        await it.until(heard.is_set, "the signal")
+        await it.until(lambda: it.of(Emptied), "emptied")
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+
+    run(tmp_path, scene)
+
+
 # -- signals -------------------------------------------------------------------------------------------------
 
 
@@ -216,11 +233,11 @@ def test_a_stopped_process_gets_its_signal_and_hangup_follows(tmp_path: Path) ->
 
 @pytest.mark.parametrize("tracking", TRACKING)
 def test_a_fork_bomb_ends(tmp_path: Path, tracking: str) -> None:
-    """Each process that dies has left two, up to its user's limit."""
+    """Twice as many each moment, up to their user's limit."""
 
     async def scene(it: Lab) -> None:
-        file = unit_file("LimitNPROC=150\nUser=nobody" if os.geteuid() == 0 else "LimitNPROC=500")
-        main = await it.spawn(file, "f() { f & f & sleep 0.02; f; }; f 2>/dev/null")
+        file = unit_file("LimitNPROC=2000\nUser=nobody" if os.geteuid() == 0 else "LimitNPROC=2000")
+        main = await it.spawn(file, "f() { f & sleep 0.05; f; }; f 2>/dev/null")
         await it.until(lambda: len(it.host.pids(UNIT)) > 20, "many")
         it.host.perform(UNIT, file, Kill(it.host.pids(UNIT) | {main}, signal.SIGKILL))
         await it.until(lambda: not it.host.pids(UNIT), "nobody left")

@@ -106,8 +106,12 @@ class UdevFlag(enum.IntFlag):
 
 
 def cookie(flags: UdevFlag, number: int = 0) -> int:
-    """event_nr for udev: the flags, and the 16-bit number somebody waits for (0: nobody)."""
-    return (int(flags) << 16) | (number & 0xFFFF)
+    """event_nr for udev: the flags, and the 16-bit number somebody waits for (0: nobody).
+
+    Always with PRIMARY_SOURCE, as libdevmapper does: without it udev's rules take the event for somebody else's,
+    look at nothing of a new map and make no links to it.
+    """
+    return (int(flags | UdevFlag.PRIMARY_SOURCE) << 16) | (number & 0xFFFF)
 
 
 @dataclass(frozen=True, slots=True)

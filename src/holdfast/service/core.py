@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
 from holdfast.service.queue import Job, JobDone, Jobs
 from holdfast.service.run import Members
-from holdfast.service.settings import Condition
+from holdfast.service.settings import Condition, UnitFile
 from holdfast.service.transaction import TransactionError, build
 from holdfast.service.triggers.machine import Actions, TriggerMachine, active_of
 from holdfast.service.triggers.messages import Activate, NotActivated, TriggerAction, Triggered, TriggerEvent
@@ -58,9 +59,15 @@ class Core:
         on_failure_each_round: bool = True,
         wall: Callable[[], datetime.datetime] = local_time,
         startup: int = 0,
+        boot: int = 0,
+        jobs_at_once: int = sys.maxsize,
+        ready: Callable[[UnitFile], bool] = lambda file: True,
     ) -> None:
         """`members` gives a unit's view of its processes. `on_failure_each_round`: as systemd 257; False:
-        OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started.
+        OnFailure= only when no restart follows, as 252. `wall`: for timers; `startup`: when the manager started,
+        `boot`: when the machine did, or the container. `jobs_at_once`: that are begun for one request or event;
+        the others wait for `run_more`. `ready`: whether a unit's conditions can be asked for; if not, its start
+        waits for `judged`.
         """
         self.graph = graph
         self.jobs = Jobs(graph)
@@ -71,11 +78,14 @@ class Core:
         self.outputs: collections.deque[Output] = collections.deque()
         self._members = members
         self._holds = holds
+        self._ready = ready
         self._each_round = on_failure_each_round
         self._simple: dict[str, Active] = {}
         self._agenda = Agenda(self._deadline_of)
         self._wall = wall
         self._startup = startup
+        self._boot = boot
+        self._jobs_at_once = jobs_at_once
         self._variables: dict[str, Mapping[str, str]] = {}
         """For the processes of units that were triggered: until they are down again."""
         self._now = 0
@@ -122,6 +132,15 @@ class Core:
     def variables(self, unit: str) -> Mapping[str, str]:
         """For the processes of a unit that another one triggered."""
         return self._variables.get(unit, {})
+
+    def judged(self, unit: str, now: int) -> None:
+        """The conditions of a unit whose start waits for them can be asked for."""
+        self._now = now
+        job = self.jobs.get(unit)
+        if job is not None:
+            job.blocked = False
+            self.jobs.examine(job)
+        self._run_jobs()
 
     def cancel(self, job: Job, now: int) -> None:
         """`systemctl cancel`: the job goes, whatever its unit does."""
@@ -190,8 +209,21 @@ class Core:
         self.outputs.append(Output(unit, what))
 
     def _run_jobs(self) -> None:
-        while (job := self.jobs.next_to_run()) is not None:
+        for _ in range(self._jobs_at_once):
+            job = self.jobs.next_to_run()
+            if job is None:
+                return
             self._begin(job)
+
+    @property
+    def has_more_to_run(self) -> bool:
+        """Jobs were left for another turn: `run_more` is due."""
+        return self.jobs.has_candidates
+
+    def run_more(self, now: int) -> None:
+        """Begin further jobs."""
+        self._now = now
+        self._run_jobs()
 
     def _begin(self, job: Job) -> None:
         self.jobs.begin(job, self._now)
@@ -221,6 +253,9 @@ class Core:
         machine = self._machine(unit)
         restarting = machine is not None and machine.state is State.AUTO_RESTART and not machine.run.automatic
         if unit.file is not None and self.active(job.unit) is not Active.DEACTIVATING and not restarting:
+            if not self._ready(unit.file):
+                job.running, job.blocked = False, True
+                return
             if unmet(unit.file.unit.asserts, lambda one: self._holds(one, True)) is not None:
                 self._put(job.unit, Log("Starting requested but asserts failed.", 5))
                 self._finish(job, JobResult.ASSERT)
@@ -228,7 +263,7 @@ class Core:
             blamed = unmet(unit.file.unit.conditions, lambda one: self._holds(one, False))
             if blamed is not None:
                 text = f"{job.unit} was skipped because of an unmet condition check (Condition{blamed})."
-                self._put(job.unit, Log(text, 6))
+                self._put(job.unit, Log(text, 6, bare=True))
                 if machine is not None and machine.state is State.AUTO_RESTART:
                     self._take(job.unit, machine.handle(events.Stop(), self._now))
                 self._finish(job, JobResult.DONE)
@@ -276,7 +311,7 @@ class Core:
             if one.type is JobType.START and self.active(one.unit).is_down:
                 self._tell_triggers(one.unit, limited=False)
             if why is JobResult.DEPENDENCY:
-                self._put(one.unit, Log(f"Dependency failed for {one.unit}.", 4))
+                self._put(one.unit, Log(f"Dependency failed for {one.unit}.", 4, bare=True))
                 self._trigger(one.unit, "OnFailure")
             queue += [(other, JobResult.DEPENDENCY) for other in self.jobs.dependants_of_failure(done)]
 
@@ -295,7 +330,7 @@ class Core:
         if file.socket is not None:
             machine = SocketMachine(file, triggered)
         elif file.timer is not None:
-            machine = TimerMachine(file, triggered, self._wall, self._startup)
+            machine = TimerMachine(file, triggered, self._wall, self._startup, self._boot)
         elif file.path is not None:
             machine = PathMachine(file, triggered)
         else:

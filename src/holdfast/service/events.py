@@ -260,6 +260,8 @@ class Log:
 
     text: str
     level: int = 6
+    bare: bool = False
+    """It names the unit itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,14 @@ class UnitFiles:
         host: Host = Host(),  # noqa: B008 - frozen
         defaults: Defaults = Defaults(),  # noqa: B008 - frozen
         own: frozenset[str] = frozenset(),
+        hidden: frozenset[str] = frozenset(),
     ) -> None:
-        """`own`: built-in targets that no file, link or `.wants/` directory changes."""
+        """`own`: built-in targets that no file, link or `.wants/` directory changes. `hidden`: units that are not
+        there, whatever files say.
+        """
         self.root = root
         self._own = own
+        self._hidden = hidden
         self.directories = directories
         self._host = host
         self._defaults = defaults
@@ -122,6 +126,8 @@ class UnitFiles:
         """Which file a unit name means. UnitNameError."""
         if name in self._own:
             return Found(name, "built-in")
+        if name in self._hidden:
+            return Found(name, "not-found")
         for _ in range(MAX_LINKS):
             parsed = UnitName.parse(name)
             place = self._entries.get(name, "")

@@ -136,6 +136,11 @@ class Jobs:
                 return job
         return None
 
+    @property
+    def has_candidates(self) -> bool:
+        """`next_to_run` has not come to its end."""
+        return bool(self._candidates)
+
     def use(self, graph: Graph) -> None:
         """Units were loaded anew: another order may hold."""
         self._graph = graph

@@ -73,6 +73,16 @@ MANAGERS_TARGETS: Final = frozenset(
 started once more because a daemon requires sysinit.target, or systemctl as the last step of a shutdown.
 """
 
+SYSTEMDS_UNITS: Final = frozenset(
+    (
+        "systemd-journald.service", "systemd-journald.socket", "systemd-journald-dev-log.socket",
+        "systemd-journald-audit.socket", "systemd-journal-flush.service", "systemd-udevd.service",
+        "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udev-trigger.service",
+        "systemd-initctl.service", "systemd-initctl.socket", "systemd-logind.service",
+    )
+)  # fmt: skip
+"""Parts of systemd itself, which packages want and which fail without it; there neither."""
+
 IGNORED_ON_ISOLATE: Final = frozenset(("mount", "device", "swap", "slice", "scope"))
 
 

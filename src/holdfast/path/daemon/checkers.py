@@ -70,7 +70,7 @@ class KeptChecker:
 
     def _made(self) -> Checker:
         known = self._registry.of_record(self._record)
-        if known is None:
+        if known is None or known.is_nameless:
             raise LookupError("unknown path")
         return self._make(self._record, known.info)
 

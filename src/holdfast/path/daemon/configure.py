@@ -21,6 +21,8 @@ from holdfast.path.daemon.watches import Watches
 from holdfast.path.discovery.initialisation import InitState
 from holdfast.path.dm import UUID_PREFIX, is_our_uuid
 
+EXCLUDED: Final = "excluded by the configuration, but in use"
+
 _log: Final = logging.getLogger(__name__)
 
 
@@ -84,30 +86,47 @@ class Configurator:
 
     async def _read_devices(self) -> list[KnownPath]:
         """Paths enter, change and leave the registry; those that are new."""
-        shared = self._shared
+        shared, tables = self._shared, self._tables
+        tables.touched.clear()
         infos = await shared.discovery.scan()
         shared.step()
+        # From here to the end of the takes nothing is waited for: what was read would be out of date. What an
+        # event told while the others were read is newer.
+        newer = set(tables.touched)
         seen = {info.dev for info in infos}
+        unwanted = [
+            known
+            for known in shared.registry.maps.values()
+            if not known.left_alone and (self._all_excluded(known) or shared.choices.wwid_excluded(known.wwid))
+        ]
+        for known in unwanted:
+            known.left_alone = EXCLUDED
         losing: set[str] = set()
-        for known in list(shared.registry.maps.values()):
-            if self._all_excluded(known) or shared.choices.wwid_excluded(known.wwid):
-                await self._unwanted(known)
         for path in list(shared.registry.paths.values()):
             is_excluded = path.info.dev in shared.discovery.excluded
             is_kept = path.map is not None and path.map.left_alone and is_excluded
-            if path.info.dev not in seen and path.init is not InitState.PARTIAL and not is_kept:
-                losing |= self._tables.drop(path)
+            if path.info.dev not in seen | newer and path.init is not InitState.PARTIAL and not is_kept:
+                losing |= tables.drop(path)
         before = set(shared.registry.paths.values())
         for info in infos:
-            losing |= self._tables.take(info)[1]
-        self._tables.replan()
+            if info.dev not in newer:
+                losing |= tables.take(info)[1]
+        tables.replan()
+        fresh = [path for path in shared.registry.paths.values() if path not in before]
+        for known in unwanted:
+            await self._flush(known)
         # Their maps let go of the devices before another map can have them.
         await self._settler.all(losing, Occasion("path removed", may_create=False))
-        return [path for path in shared.registry.paths.values() if path not in before]
+        return [path for path in fresh if shared.registry.of_record(path.record) is path]
 
-    async def _unwanted(self, known: KnownMap) -> None:
+    async def _flush(self, known: KnownMap) -> None:
         """The new configuration excludes it: flush it; in use, it goes on as it is."""
         async with self._settler.only(known.wwid):
+            members = list(known.record.paths)
             if not await self._maker.remove(known):
-                known.left_alone = "excluded by the configuration, but in use"
                 _log.warning("%s: %s: its table stays as it is", known.record.name, known.left_alone)
+                return
+        for record in members:
+            path = self._shared.registry.of_record(record)
+            if path is not None and path.info.dev in self._shared.discovery.excluded:
+                self._tables.drop(path)

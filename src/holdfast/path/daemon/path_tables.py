@@ -25,12 +25,15 @@ class PathTables:
         self._shared = shared
         self._watches = watches
         self._checkers = checkers
+        self.touched: set[str] = set()
+        """Names of devices that were taken or dropped since somebody cleared this."""
 
     def take(self, info: PathInfo) -> tuple[KnownPath, set[str]]:
         """A device as it is now: new, or known. With the WWIDs that lose a path by it: to be settled first, since
         their maps hold the device.
         """
         registry = self._shared.registry
+        self.touched.add(info.dev)
         known = registry.paths.get(info.dev)
         if known is None:
             known = registry.path_by_number(info.dev_t)
@@ -80,6 +83,7 @@ class PathTables:
 
     def drop(self, known: KnownPath) -> set[str]:
         """It is gone, or left alone from now on. The WWID that has to be settled: its map lets go of it then."""
+        self.touched.add(known.info.dev)
         known.initialisation.removed()
         self._shared.registry.remove_path(known)
         self._watches.remove_orphan(known)

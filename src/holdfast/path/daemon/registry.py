@@ -45,6 +45,11 @@ class KnownPath:
     """What the kernel said of the device at the last check: listings do not ask it."""
 
     @property
+    def is_nameless(self) -> bool:
+        """Only its number is known: nothing can be asked of it, and nothing may be concluded from that."""
+        return self.info.dev == self.info.dev_t
+
+    @property
     def init(self) -> InitState:
         """How far it is known."""
         return self.initialisation.state

@@ -207,6 +207,8 @@ class Watches:
         known = self._shared.registry.of_record(record)
         if known is None:
             return PathState.REMOVED
+        if known.is_nameless:
+            return PathState.UP  # It may be in use: what the kernel thinks of it counts.
         known.sysfs_state = self._shared.discovery.sysfs_state(known.info)
         return known.sysfs_state
 

@@ -23,9 +23,11 @@ from holdfast.service.manager.emergency import Place, System, find_place, system
 from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
 from holdfast.service.manager.shell import Shell
+from holdfast.service.manager.threads import DiskThreads
 from holdfast.service.manager_conf import load_defaults
 from holdfast.service.settings import Condition
 
@@ -71,18 +73,29 @@ def run_daemon(options: ManagerOptions, on_ready: Callable[[], None] = lambda: N
 
 
 async def _life(options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None]) -> int:
-    defaults, complaints = await asyncio.to_thread(load_defaults, options.root)
+    disk = DiskThreads()
+    try:
+        return await _live(options, place, system, on_ready, disk)
+    finally:
+        disk.close()
+
+
+async def _live(
+    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], disk: DiskThreads
+) -> int:
+    defaults, complaints = await disk(load_defaults, options.root)
     for complaint in complaints:
         log.warning("%s", complaint)
-    view = await asyncio.to_thread(this_view, options.root)
+    view = await disk(this_view, options.root)
     waiting: list[tuple[str, str, int]] = []
     loader = Loader(
         options.root,
         options.unit_path,
-        await asyncio.to_thread(this_host, options.root),
+        await disk(this_host, options.root),
         defaults,
         lambda unit, text, level: waiting.append((unit, text, level)),
         options.whole_boot,
+        disk,
     )
     await loader.start()
 
@@ -90,7 +103,8 @@ async def _life(options: ManagerOptions, place: Place, system: System, on_ready:
         return answer(condition, asserted, view, lambda text: log.warning("%s", text))
 
     shell = Shell(options)
-    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers)
+    store = LogStore(options.log_path)
+    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store)
     await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:

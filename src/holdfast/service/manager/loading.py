@@ -17,7 +17,7 @@ from holdfast.service.load import UnitFiles
 from holdfast.service.names import SUPERVISED, UnitName, UnitNameError
 from holdfast.service.settings import Defaults
 from holdfast.service.specifiers import Host
-from holdfast.service.units import BUILT_IN_TARGETS, MANAGERS_TARGETS, Graph, Unit
+from holdfast.service.units import BUILT_IN_TARGETS, MANAGERS_TARGETS, SYSTEMDS_UNITS, Graph, Unit
 
 T = TypeVar("T")
 FRESH_NS: Final = 50_000_000
@@ -72,6 +72,7 @@ class Loader:
         self._host = host
         self._defaults = defaults
         self._own = frozenset() if whole_boot else MANAGERS_TARGETS
+        self._hidden = frozenset() if whole_boot else SYSTEMDS_UNITS
         self._say = say
         self._files: UnitFiles | None = None
         self._stamp: tuple[int, ...] = ()
@@ -84,7 +85,9 @@ class Loader:
         """The unit files as they are on disk now. Reads; not for the loop."""
         stamp = tuple(self._time_of(directory) for directory in self.directories)
         if self._files is None or stamp != self._stamp or self._is_fresh(stamp):
-            self._files = UnitFiles(self.root, self.directories, self._host, self._defaults, self._own)
+            self._files = UnitFiles(
+                self.root, self.directories, self._host, self._defaults, self._own, self._hidden
+            )
             self._stamp = stamp
         return self._files
 

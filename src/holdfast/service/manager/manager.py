@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -22,8 +23,10 @@ from holdfast.service.machine import Machine
 from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
 from holdfast.service.manager.feed import Feed
-from holdfast.service.manager.history import History, Line, Ran, now_at
+from holdfast.service.manager.history import History, Instant, Line, Ran, now_at
+from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.queue import Job, JobDone
 from holdfast.service.run import Members
@@ -35,8 +38,8 @@ from holdfast.timespan import INFINITY
 
 log = logging.getLogger(__name__)
 
-MAX_UNITS: Final = 100_000
-"""That are loaded."""
+JOBS_PER_TURN: Final = 8
+"""That are begun in one turn of the loop: starting a process takes milliseconds, and pings wait meanwhile."""
 DEBUG: Final = 7
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
 
@@ -105,8 +108,9 @@ class Manager:
         place: Place = Place.BESIDE,
         make_triggers: Callable[[Manager], Triggers] | None = None,
         wall: Callable[[], datetime.datetime] = local_time,
+        store: LogStore | None = None,
     ) -> None:
-        """`holds` answers conditions."""
+        """`holds` answers conditions; `store` keeps what units say."""
         self.loader = loader
         self.place = place
         self.feed = Feed()
@@ -123,15 +127,30 @@ class Manager:
         self._armed = INFINITY
         self._pumping = False
         self._frozen = False
+        self._more_due = False
         self._watchers: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, list[Output | Event]] = {}
         """By unit whose process is being started: what has to wait for the answer, in order."""
         self._collectable: set[str] = set()
         self._went_down: set[str] = set()
+        self._line_at = 0
+        self.store = store
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
-        self.core = Core(loader.graph, self.host.members, holds, wall=wall, startup=self.now())
+        self._judge = Judge(holds, loader.offload, self._judged)
+        started = self.now()
+        self.core = Core(
+            loader.graph,
+            self.host.members,
+            self._judge.holds,
+            wall=wall,
+            startup=started,
+            # Of a container: it has not been up for as long as the machine (systemd.timer(5)).
+            boot=started if place is Place.CONTAINER else 0,
+            jobs_at_once=JOBS_PER_TURN,
+            ready=self._judge.ready,
+        )
 
     # Time.
 
@@ -306,10 +325,24 @@ class Manager:
         finally:
             self._pumping = False
         self._collect()
+        if self.core.has_more_to_run and not self._more_due:
+            self._more_due = True
+            self._loop.call_soon(self._run_more)
         self.was_idle = self.was_idle or not len(self.core.jobs)
         if not self._frozen:
             self._arm()
         self._tell_watchers()
+
+    def _judged(self, unit: str) -> None:
+        if not self._frozen:
+            self.core.judged(unit, self.now())
+            self._pump()
+
+    def _run_more(self) -> None:
+        self._more_due = False
+        if not self._frozen:
+            self.core.run_more(self.now())
+            self._pump()
 
     def _tell_watchers(self) -> None:
         for watcher in self._watchers:
@@ -318,7 +351,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level)
+            self.say(unit, what.text, what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):
@@ -475,9 +508,21 @@ class Manager:
         if level >= DEBUG:
             log.debug("%s", line)
             return
-        at = now_at(self.now())
-        self.history(unit).lines.append(Line(at, line, level))
-        self.feed.put({"event": "log", "unit": unit, "level": level, "text": line, "at": at.real})
+        self._note(unit, line, level)
+
+    def heard(self, unit: str, line: str, level: int) -> None:
+        """A line that a service has printed, of any level."""
+        self._note(unit, line, level)
+
+    def _note(self, unit: str, line: str, level: int) -> None:
+        # Each line has an instant of its own, so that a reader knows which ones it has seen.
+        self._line_at = max(self._line_at + 1, time.time_ns() // 1000)
+        at = self._line_at
+        self.history(unit).said(Line(Instant(at, self.now()), line, level))
+        if self.store is not None:
+            self.store.put(at, unit, level, line)
+        if self.feed.is_watched:
+            self.feed.put({"event": "log", "unit": unit, "level": level, "text": line, "at": at})
         log.log(_LEVELS.get(level, logging.INFO), "%s", line)
 
     # Units that nobody needs any more.
@@ -526,9 +571,12 @@ class Manager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._judge.close()
         if self.triggers is not None:
             await self.triggers.close()
         await self.host.close()
+        if self.store is not None:
+            await self.store.close()
         if self._timer is not None:
             self._timer.cancel()
         for waiters in self._waiters.values():

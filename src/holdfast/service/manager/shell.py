@@ -69,7 +69,7 @@ class Shell:
     def _output(self, line: Line) -> None:
         if self._manager is not None:
             text = f"{line.identifier}[{line.pid}]: {line.text}"
-            self._manager.say(line.unit, text, line.priority, bare=True)
+            self._manager.heard(line.unit, text, line.priority)
 
     def _sockets(self, unit: str) -> Sequence[tuple[str, int]]:
         """Names and descriptors for a service."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
@@ -69,15 +68,6 @@ class Children:
         self._reaping: asyncio.Handle | None = None
         self._scanning: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._signalled = False
-
-    def start(self) -> None:
-        """Hear of deaths of orphans too. Only the main thread can."""
-        try:
-            self._loop.add_signal_handler(signal.SIGCHLD, self._sigchld)
-            self._signalled = True
-        except (RuntimeError, ValueError):
-            log.error("not in the main thread: orphans are only noticed when units are looked at")
 
     def of(self, unit: str) -> list[Child]:
         """Those known of one unit; some may be dead and not told yet."""
@@ -132,7 +122,7 @@ class Children:
         """Something is not held any more."""
         if self._dead and self._reaping is None:
             self._reaping = self._loop.call_soon(self._reap_some)
-        self._sigchld()
+        self.look_soon()
 
     def reap_now(self, unit: str) -> None:
         """Tell the deaths of this unit that are known to the kernel already."""
@@ -169,7 +159,8 @@ class Children:
 
     # -- orphans ---------------------------------------------------------------------------------------------
 
-    def _sigchld(self) -> None:
+    def look_soon(self) -> None:
+        """Some child has died, or may be there that nobody knows."""
         if self._scanning is None:
             self._scanning = self._loop.call_soon(self.scan)
 
@@ -203,8 +194,6 @@ class Children:
 
     def close(self) -> None:
         """Watch nothing any more."""
-        if self._signalled:
-            self._loop.remove_signal_handler(signal.SIGCHLD)
         for handle in (self._reaping, self._scanning, self._timer):
             if handle is not None:
                 handle.cancel()

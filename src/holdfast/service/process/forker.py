@@ -138,7 +138,7 @@ class Forker:
         for request in failed:
             request.end(0, OSError(number, os.strerror(number)))
 
-    def _drop(self) -> None:
+    def _drop(self, before_reaping: Callable[[], None] = lambda: None) -> None:
         """Kill it; it is reaped when it is gone."""
         if self._link is None:
             return
@@ -159,6 +159,7 @@ class Forker:
             if not poller.poll(END_LIMIT_S * 1000):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
                 poller.poll(END_LIMIT_S * 1000)
+            before_reaping()
             self._reap(self.pid, self._pidfd)
         self.pid, self._pidfd = 0, -1
 
@@ -253,14 +254,14 @@ class Forker:
         else:
             self._watch_out()
 
-    def close(self) -> None:
-        """End it. What was asked is answered with ECANCELED."""
+    def close(self, before_reaping: Callable[[], None] = lambda: None) -> None:
+        """End it. What was asked is answered with ECANCELED. `before_reaping` is called while it is a zombie."""
         self._closed = True
         for timer in (self._again_timer, self._silence_timer):
             if timer is not None:
                 timer.cancel()
         self._silence_timer = self._again_timer = None
-        self._drop()
+        self._drop(before_reaping)
         self._fail(self._sent, errno.ECANCELED)
         self._fail(self._outbox, errno.ECANCELED)
 

@@ -26,6 +26,7 @@ from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
 from holdfast.service.process import cgroups, kernel
 from holdfast.service.process.children import Child, Children
+from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
@@ -149,6 +150,7 @@ class _Unit:
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
     log_limit: LogLimit | None = None
+    looked_at_soon: bool = False
     refused: bool = False
     """Resource settings that cannot be had were reported."""
 
@@ -191,10 +193,12 @@ class ProcessHost:
         self._idle: tuple[int, int] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ordinary = os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) == 0
+        self._oom_floor = kernel.oom_floor()
         self._hierarchy = _hierarchy(self.settings)
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        self._children.start()
+        self._closed = False
+        self._deaths = Deaths(self._children.look_soon)
 
     async def start(self) -> None:
         """Wait until processes can be started at once; not needed. TimeoutError."""
@@ -208,7 +212,9 @@ class ProcessHost:
         self.release_idle()
         self._killer.close()
         self._notify.close()
-        self._forker.close()
+        self._closed = True
+        self._deaths.stop()
+        self._forker.close(self._deaths.join)
         for fd in list(self._statuses):
             self._forget_status(fd)
         for unit in self._units.values():
@@ -249,7 +255,7 @@ class ProcessHost:
         if known is None:
             return frozenset()
         if known.group is not None and known.group.exists:
-            return known.group.pids()
+            return known.group.pids() | self._entering(unit)
         self._children.scan()
         found: set[int] = set()
         todo = [child.pid for child in self._children.of(unit)]
@@ -262,6 +268,11 @@ class ProcessHost:
                 found.add(pid)
             todo += children_of(pid)
         return frozenset(found)
+
+    def _entering(self, unit: str) -> set[int]:
+        """Processes that have yet to enter their group, where they cannot be born in it."""
+        started = [child.pid for child in self._children.of(unit) if child.role is not None]
+        return {pid for pid in started if (entry := read_entry(pid)) is not None and entry.alive}
 
     def unit_of(self, pid: int) -> str | None:
         """Whose process it is: by the table, its group, its session, its parents, its mark. None: nobody's."""
@@ -440,23 +451,29 @@ class ProcessHost:
             self._invocations.pop(unit.invocation, None)
         unit.invocation = os.urandom(16).hex()
         self._invocations[unit.invocation] = unit.name
-        if self._hierarchy is None:
-            return
-        group = self._hierarchy.group(unit.name)
+        refused = []
+        if (file.exec.oom_score_adjust or 0) < self._oom_floor:
+            refused.append(f"OOMScoreAdjust={file.exec.oom_score_adjust}")
+        if self._hierarchy is not None:
+            refused += self._begin_group(unit, file, self._hierarchy.group(unit.name))
+        if refused and not unit.refused:
+            unit.refused = True
+            self.settings.log(unit.name, f"not available here, ignoring: {', '.join(refused)}", 4)
+
+    def _begin_group(self, unit: _Unit, file: UnitFile, group: cgroups.Group) -> list[str]:
+        """The unit's group; settings that cannot be had."""
         try:
             group.make()
         except OSError as error:
             self.settings.log(unit.name, f"Failed to create control group: {error.strerror}", 4)
-            return
+            return []
         unit.group = group
         for pid in sorted(group.pids())[:MAX_LEFT_OVER]:
             text = f"Found left-over process {pid} ({process_name(pid)}) in control group"
             self.settings.log(unit.name, f"{text} while starting unit. Ignoring.", 4)
         refused = group.limit(file.exec)
-        if refused and not unit.refused:
-            unit.refused = True
-            self.settings.log(unit.name, f"not available here, ignoring: {', '.join(refused)}", 4)
         self._watch_group(unit)
+        return refused
 
     def _surroundings(
         self, unit: _Unit, file: UnitFile, action: events.Spawn, status: int, group_fd: int, pipe: OutputPipe
@@ -544,9 +561,18 @@ class ProcessHost:
             self._deliver(name, events.Exited(child.pid, death))
         unit = self._units.get(child.unit)
         if unit is not None and (unit.group is None or not unit.group.unified):
-            self._emptied_if_so(unit)
+            self._look_whether_empty(unit)
+
+    def _look_whether_empty(self, unit: _Unit) -> None:
+        """Once for all deaths of a turn."""
+        if not unit.looked_at_soon:
+            unit.looked_at_soon = True
+            self._loop.call_soon(self._emptied_if_so, unit)
 
     def _emptied_if_so(self, unit: _Unit) -> None:
+        unit.looked_at_soon = False
+        if self._closed:
+            return
         self._children.reap_now(unit.name)
         if unit.name not in self._spawning and not self.pids(unit.name):
             self._deliver(unit.name, events.Emptied())
@@ -568,7 +594,7 @@ class ProcessHost:
 
     def _group_changed(self, unit: _Unit) -> None:
         if unit.group is not None and unit.group.exists and not unit.group.populated():
-            self._emptied_if_so(unit)
+            self._look_whether_empty(unit)
 
     def _memory_changed(self, unit: _Unit) -> None:
         kills = unit.group.oom_kills() if unit.group is not None else -1

@@ -24,6 +24,8 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _ENOSYS = 38
 _EINVAL = 22
 NO_FD = -1
+CAP_SYS_RESOURCE = 24
+OOM_SCORE_MIN = -1000
 
 PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
@@ -153,3 +155,16 @@ def pidfd_end(pidfd: int) -> tuple[int, int]:
     fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
     mask, cgroup, *_numbers, status = _PIDFD_INFO.unpack(buffer)
     return (cgroup if mask & _PIDFD_INFO_CGROUP else 0), (status if mask & _PIDFD_INFO_EXIT else -1)
+
+
+def oom_floor() -> int:
+    """The least oom_score_adj that children can have: CAP_SYS_RESOURCE takes the limit away."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            effective = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff:")), 0)
+        if effective >> CAP_SYS_RESOURCE & 1:
+            return OOM_SCORE_MIN
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return OOM_SCORE_MIN

@@ -216,7 +216,7 @@ class _Child:
     def _priorities(self) -> None:
         plan = self.plan
         if plan["oom"] is not None:
-            self._step("OOM_ADJUST", _write, "/proc/self/oom_score_adj", str(plan["oom"]).encode())
+            self._step("OOM_ADJUST", _set_oom_score, plan["oom"])
         if plan["nice"] is not None:
             self._step("NICE", os.setpriority, os.PRIO_PROCESS, 0, plan["nice"])
         if plan["scheduler"] is not None:
@@ -347,6 +347,13 @@ def _gid(name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise OSError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+
+
+def _set_oom_score(score: int) -> None:
+    try:
+        _write("/proc/self/oom_score_adj", str(score).encode())
+    except PermissionError:
+        pass  # A container that may not lower it; the supervisor has told.
 
 
 def _limit(number: int, soft: int, hard: int) -> None:

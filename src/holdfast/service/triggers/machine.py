@@ -68,7 +68,7 @@ class TriggerMachine:
         return active_of(self.state)
 
     def log(self, text: str, level: int = 6) -> None:
-        self.actions.append(Log(f"{self.name}: {text}", level))
+        self.actions.append(Log(text, level))
 
     def enter(self, state: State) -> None:
         """A new state."""

@@ -52,14 +52,18 @@ class TimerMachine(TriggerMachine):
         triggered: str,
         wall: Callable[[], datetime.datetime],
         startup: int = 0,
+        boot: int = 0,
         rng: random.Random | None = None,
     ) -> None:
-        """`wall`: the wall clock, aware, in the local zone; `startup`: when the manager started."""
+        """`wall`: the wall clock, aware, in the local zone; `startup`: when the manager started; `boot`: when
+        the machine did.
+        """
         super().__init__(file, triggered)
         assert file.timer is not None
         self.timer = file.timer
         self._wall = wall
         self._startup = startup
+        self._boot = boot
         self._rng = rng or random.Random()
         self._activated_at = 0
         self._other_up_at = 0
@@ -106,6 +110,8 @@ class TimerMachine(TriggerMachine):
             return self._activated_at
         if kind == "OnStartupSec":
             return self._startup
+        if kind == "OnBootSec":
+            return self._boot
         if kind == "OnUnitActiveSec":
             return self._other_up_at or self.last_trigger
         if kind == "OnUnitInactiveSec":

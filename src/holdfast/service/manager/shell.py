@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from holdfast.service.events import Event
 from holdfast.service.manager.manager import Host, Manager, Triggers
 from holdfast.service.manager.options import NOTIFY_NAME, ManagerOptions, StartError
+from holdfast.service.process import record
 from holdfast.service.process.host import HostSettings, ProcessHost
 from holdfast.service.process.output import Line
 from holdfast.service.triggers.host import TriggerHost
@@ -27,6 +28,7 @@ class Shell:
         """Who starts, signals and watches processes. StartError."""
         settings = HostSettings(
             notify_socket=os.path.join(self._options.run_dir, NOTIFY_NAME),
+            record=os.path.join(self._options.run_dir, record.NAME),
             log=self._log,
             output=self._output,
             sockets=self._sockets,

@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast.daemons.processes import start_time
 from holdfast.service import events
 from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
-from holdfast.service.process import cgroups, kernel
+from holdfast.service.process import cgroups, kernel, leftovers
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
@@ -61,6 +62,8 @@ from holdfast.service.process.plan import (
     directory_names,
     make_plan,
 )
+from holdfast.service.process.record import Record, run_tag
+from holdfast.service.process.record import read as read_record
 from holdfast.service.process.setup import IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
@@ -121,6 +124,8 @@ class HostSettings:
     """Orphans of services become our children. Stays set for the process."""
     oom_score: int | None = None
     """Of children without OOMScoreAdjust=, when ours is a special one."""
+    record: str = ""
+    """Path of the file that tells a successor whose processes run, if this supervisor is killed; empty: none."""
     log: Callable[[str, str, int], None] = _log_line
     """A line about a unit: unit, text, syslog level."""
     output: Callable[[Line], None] = _log_output
@@ -176,6 +181,7 @@ class ProcessHost:
         self._invocations: dict[str, str] = {}
         self._marks: dict[int, str] = {}
         self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
+        self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
@@ -201,7 +207,13 @@ class ProcessHost:
         self._deaths = Deaths(self._children.look_soon)
 
     async def start(self) -> None:
-        """Wait until processes can be started at once; not needed. TimeoutError."""
+        """End what a supervisor has left that was killed, then wait until processes can be started at once.
+        TimeoutError: they cannot. OSError: nothing could be left to a successor. Needed only with a record.
+        """
+        if self.settings.record:
+            recorded = await asyncio.to_thread(read_record, self.settings.record, run_tag())
+            await leftovers.end(lambda: leftovers.find(recorded, self._hierarchy), self.settings.log)
+            self._record.begin()
         await self._forker.start()
 
     async def close(self) -> None:
@@ -229,6 +241,7 @@ class ProcessHost:
                 _close_all(message.fds)
             if unit.group is not None and not unit.group.populated():
                 unit.group.remove()
+        self._record.close(remove=not any(self.pids(name) for name in self._units))
         self._children.close()
         self._store.close()
         self._inotify.close()
@@ -358,6 +371,7 @@ class ProcessHost:
         if unit is None:
             unit = self._units[name] = _Unit(name, mark=self._first_mark + len(self._units))
             self._marks[unit.mark] = name
+            self._record.unit(unit.mark - self._first_mark, name)
         return unit
 
     def _group(self, name: str) -> cgroups.Group | None:
@@ -427,12 +441,28 @@ class ProcessHost:
             unit.sessions.add(pid)
             self._sessions[pid] = name
             self._children.add(pid, name, action.role, action.main)
+            self._write_down(unit, pid)
             self._statuses[reading] = (pid, name, action)
             self._loop.add_reader(reading, self._status_readable, reading)
             self._deliver(name, events.Spawned(pid))
         for message in self._postponed.pop(name, ()):
             self._tell(name, message)
         self._children.let_go()
+
+    def _write_down(self, unit: _Unit, pid: int) -> None:
+        if not self.settings.record:
+            return
+        start = start_time(pid)
+        if start is not None:
+            self._record.process(unit.mark - self._first_mark, pid, start)
+        if self._record.is_long:
+            first = self._first_mark
+            known = ((self._units[one.unit].mark - first, one.pid, start_time(one.pid)) for one in
+                     self._children.by_pid.values())  # fmt: skip
+            self._record.rewrite(
+                ((one.mark - first, one.name) for one in self._units.values()),
+                [(index, pid, start) for index, pid, start in known if start is not None],
+            )
 
     def _logger(self, unit: str) -> Callable[[str, int], None]:
         return lambda text, level: self.settings.log(unit, text, level)

@@ -9,7 +9,7 @@ from typing import Final
 from tests.guest.machine import Guest
 from tests.guest.path_lab import PYTHON
 
-STEP_LIMIT_S: Final = 60.0
+STEP_LIMIT_S: Final = 120.0
 _VERIFIED: Final = re.compile(r"io: verified (\d+) blocks, (\d+) errors")
 
 

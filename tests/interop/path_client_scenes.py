@@ -44,7 +44,8 @@ def listings() -> list[str]:
 class Scenes:
     """A server that speaks as `release`, and what clients made of it."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, fails_briefly: bool = False) -> None:
+        self.fails_briefly = fails_briefly
         self.operations = FakeOperations(two_maps())
         self.operations.device_rows = [DeviceRow("sda", " devnode whitelisted, monitored")]
         self.release = release
@@ -52,7 +53,10 @@ class Scenes:
     async def play(self) -> dict[str, Any]:
         """All scenes."""
         listeners = listen([ABSTRACT_NAME])
-        server = asyncio.create_task(ControlServer(listeners.sockets, self.operations, release=self.release).run())
+        serving = ControlServer(
+            listeners.sockets, self.operations, release=self.release, fails_briefly=self.fails_briefly
+        )
+        server = asyncio.create_task(serving.run())
         try:
             return {
                 "listings": [await self._listing(command) for command in listings()],
@@ -145,8 +149,9 @@ async def _read_some(terminal: int, seen: bytearray) -> None:
 
 
 def main() -> None:
-    """Both releases' words."""
+    """Both releases' words, and the daemon's own choice."""
     found = {name: asyncio.run(Scenes(release).play()) for name, release in (("new", NEW), ("old", OLD))}
+    found["any"] = asyncio.run(Scenes(NEW, fails_briefly=True).play())
     found["help"] = {name: Grammar(release).help for name, release in (("new", NEW), ("old", OLD))}
     json.dump(found, sys.stdout)
 

@@ -43,7 +43,7 @@ def scenes() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("style", ["new", "old"])
+@pytest.mark.parametrize("style", ["new", "old", "any"])
 def test_every_listing(scenes: dict[str, Any], style: str) -> None:
     """The programs print what our own client got: nothing is cut, added or taken for something else."""
     listings = scenes[style]["listings"]
@@ -61,24 +61,26 @@ def test_errors(scenes: dict[str, Any]) -> None:
     assert scenes["new"]["unknown"] == [0, "fail\nbogus \n: not found\n" + scenes["help"]["new"], ""]
     assert scenes["old"]["refused"] == [1, "fail\n", ""]
     assert scenes["new"]["refused"] == [0, "fail\ndevice not found\n", ""]
+    assert scenes["any"]["refused"] == [1, "fail\n", ""]
+    assert scenes["any"]["unknown"] == scenes["new"]["unknown"]
 
 
-@pytest.mark.parametrize("style", ["new", "old"])
+@pytest.mark.parametrize("style", ["new", "old", "any"])
 def test_rights(scenes: dict[str, Any], style: str) -> None:
     found = scenes[style]
     refusal = "permission deny: need to be root\n"
     assert found["fail"] == [0, "ok\n", ""]
-    assert found["fail as nobody"][1] == (f"fail\n{refusal}" if style == "new" else refusal)
+    assert found["fail as nobody"][1] == (f"fail\n{refusal}" if style != "old" else refusal)
     assert found["show as nobody"] == [0, "pid 4711 idle\n", ""]
     assert found["calls"] == [["fail_path", "sda"], ["fail_path", "nosuch"]]
 
 
-@pytest.mark.parametrize("style", ["new", "old"])
+@pytest.mark.parametrize("style", ["new", "old", "any"])
 def test_words_with_blanks(scenes: dict[str, Any], style: str) -> None:
     assert scenes[style]["quoted"] == [0, "mpatha 35000c50015ea71aa\nmpathb 35000c50015ea71bb\n", ""]
 
 
-@pytest.mark.parametrize("style", ["new", "old"])
+@pytest.mark.parametrize("style", ["new", "old", "any"])
 def test_interactive(scenes: dict[str, Any], style: str) -> None:
     code, text = scenes[style]["interactive"]
     assert code == 0, text

@@ -287,14 +287,20 @@ class Lab:
 
 @contextlib.asynccontextmanager
 async def laboratory(
-    operations: FakeOperations | None = None, release: Release = NEW, timeout_s: float = PATIENCE_S
+    operations: FakeOperations | None = None,
+    release: Release = NEW,
+    timeout_s: float = PATIENCE_S,
+    *,
+    fails_briefly: bool = False,
 ) -> AsyncIterator[Lab]:
     """A server on a path socket; the users of its clients are what the test says."""
     operations = operations or FakeOperations(two_maps())
     with tempfile.TemporaryDirectory(prefix="hf-control-") as directory:
         path = str(Path(directory, "socket"))
         listeners = listen([path])
-        server = ControlServer(listeners.sockets, operations, release=release, timeout_s=timeout_s)
+        server = ControlServer(
+            listeners.sockets, operations, release=release, timeout_s=timeout_s, fails_briefly=fails_briefly
+        )
         lab = Lab(server, operations, path)
         with mock.patch.object(server_module, "_peer_uid", lab.uid_of):
             running = asyncio.create_task(server.run())

@@ -14,8 +14,10 @@ from dataclasses import replace
 
 from holdfast.cli import path_daemon
 from holdfast.path.conf import Config
+from holdfast.path.control.operations import Refused
 from holdfast.path.control.rows import Snapshot
 from holdfast.path.daemon.assembly import make_server
+from holdfast.path.daemon.configuration import load_config
 from holdfast.path.daemon.liveness import Promises
 from holdfast.path.daemon.process import run_process
 from holdfast.path.daemon.process_options import ProcessOptions, StartError
@@ -28,9 +30,11 @@ TURN_S = 0.01
 class FakeCore(FakeOperations):
     """Drives nothing, in turns that it promises."""
 
-    def __init__(self, on_state: Callable[[str], None], promises: Promises) -> None:
+    def __init__(self, options: ProcessOptions, on_state: Callable[[str], None], promises: Promises) -> None:
         super().__init__(Snapshot(pid=os.getpid()))
+        self._options = options
         self._on_state = on_state
+        self.on_config: Callable[[Config], None] = lambda config: None
         self._promises = promises
         self._quitting = asyncio.Event()
 
@@ -73,10 +77,13 @@ class FakeCore(FakeOperations):
     async def reconfigure(self, all_maps: bool) -> str:
         self._enter("configure")
         await asyncio.sleep(0)
+        self.on_config(load_config(self._options))
         self._enter("idle")
         return ""
 
     async def fail_path(self, name: str) -> str:
+        if name == "nobody":
+            raise Refused("device not found")
         self.finished.append(name)
         return ""
 
@@ -89,7 +96,7 @@ def make_core(
     options: ProcessOptions, config: Config, on_state: Callable[[str], None], promises: Promises
 ) -> FakeCore:
     """As `assembly.make_core`."""
-    return FakeCore(on_state, promises)
+    return FakeCore(options, on_state, promises)
 
 
 if __name__ == "__main__":

@@ -447,5 +447,6 @@ def test_names_and_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
         checkers.find("nonsense")
     entry = metadata.EntryPoint("mine", "holdfast.path.checkers:NoneChecker", checkers.GROUP)
     monkeypatch.setattr(metadata, "entry_points", lambda **wanted: [entry])
+    monkeypatch.setattr(checkers, "_found", {})
     assert "mine" in checkers.known()
     assert checkers.find("mine") is checkers.NoneChecker

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from holdfast.path.control import server, turns
+from holdfast.path.control.client import PathCommandError, ask_async
 from holdfast.path.control.grammar import Command
 from holdfast.path.control.operations import Refused
 from holdfast.path.control.rows import Snapshot
@@ -252,6 +253,29 @@ def test_refusals_as_each_release_words_them(release: tuple[int, int, int], refu
         operations.outcome = Refused(refusal)
         async with laboratory(operations, release) as lab:
             assert await lab.ask("del map m") == reply
+
+    asyncio.run(play())
+
+
+def test_a_brief_failure_has_its_reason_behind_the_end_of_its_text() -> None:
+    """Clients before 0.9.8 exit with 0 when a reason follows `fail`; ours is told all the same."""
+
+    async def play() -> None:
+        operations = FakeOperations(two_maps())
+        operations.outcome = Refused("map or part\0ition in use")
+        async with laboratory(operations, fails_briefly=True) as lab:
+            peer = await lab.connect()
+            await peer.send(frame(b"del map m\0"))
+            (length,) = struct.unpack("=Q", await peer.reader.readexactly(8))
+            assert await peer.reader.readexactly(length) == b"fail\n\0map or partition in use\n\0"
+            with pytest.raises(PathCommandError) as caught:
+                await ask_async("del map m", [lab.path])
+            assert caught.value.text == "map or partition in use\n"
+            operations.outcome = Refused()
+            assert await lab.ask("del map m") == "fail\n"
+            # What is no failure of a command is told to everybody.
+            assert (await lab.ask("bogus")).startswith("fail\nbogus: not found\nmultipath-tools v0.14.3")
+            assert await lab.ask("del map m", uid=4711) == "fail\npermission deny: need to be root\n"
 
     asyncio.run(play())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path as FilePath
 
 import pytest
@@ -292,5 +293,66 @@ def test_listings_have_what_the_kernel_has(tmp_path: FilePath) -> None:
             lab.kill("sda", "sdb")
             await lab.pass_time(4)
             assert lab.daemon.snapshot().maps[0].retry_tick > 0
+
+    virtual(scene)
+
+
+RECORDED = FilePath(__file__).parents[1] / "vectors" / "path" / "show-config.jsonl"
+
+
+def test_the_local_configuration_as_the_original_shows_it(tmp_path: FilePath) -> None:
+    """Recorded with two maps of a disk that has no entry in the hardware table."""
+    replies = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    (recorded,) = (
+        one["reply"].rstrip("\0")
+        for one in replies
+        if (one["version"], one["command"]) == ("0.14.3", "show config local")
+    )
+    written = recorded.partition("\n}")[0] + '\n}\nblacklist {\ndevnode "^(fd|sr|loop|ram)"\n}\n'
+
+    async def scene() -> None:
+        lab = DaemonLab(str(tmp_path), written)
+        for number, dev in enumerate(("sda", "sdb", "sdc", "sdd")):
+            lab.plug(dev, f"35000c50015ea71{('aa', 'bb')[number % 2]}", silently=True)
+        async with lab:
+            await lab.pass_time(3)
+            assert lab.daemon.config_text(local=True) == recorded
+
+    virtual(scene)
+
+
+def test_the_local_configuration_has_what_is_used(tmp_path: FilePath) -> None:
+    entries = "".join(
+        f"device {{\nvendor {vendor}\nproduct {product}\nno_path_retry {retry}\n}}\n"
+        for vendor, product, retry in (("HOLD", "TEST", 7), ("HOLDFAST", "OTHER", 8), ("XYZ", ".*", 9))
+    )
+    conf = (
+        MULTIBUS
+        + "user_friendly_names yes\n}\n"
+        + f"devices {{\n{entries}}}\n"
+        + "multipaths {\nmultipath {\nwwid 36a\nalias data\n}\nmultipath {\nwwid 36c\nno_path_retry 5\n}\n}\n"
+    )
+
+    async def scene() -> None:
+        lab = two_paths(tmp_path, conf)
+        lab.plug("sdc", "36c", silently=True)
+        lab.plug("sdd", "36d", silently=True)
+        async with lab:
+            await lab.pass_time(3)
+            text = lab.daemon.config_text(local=True)
+            devices = text[text.index("\ndevices {") : text.index("\noverrides {")]
+            assert devices.count("device {") == 1
+            assert '\t\tvendor "HOLD"\n\t\tproduct "TEST"\n' in devices
+            assert text[text.index("multipaths {") :] == (
+                'multipaths {\n\tmultipath {\n\t\twwid "36a"\n\t\talias "data"\n\t}\n'
+                '\tmultipath {\n\t\twwid "36c"\n\t\t# alias "mpatha"\n\t\tno_path_retry 5\n\t}\n'
+                '\tmultipath {\n\t\twwid "36d"\n\t\t# alias "mpathb"\n\t}\n}\n'
+            )
+            everything = lab.daemon.config_text(local=False)
+            assert everything.count("device {") > 10
+            assert "# alias" not in everything
+            lab.unplug("sdd")
+            await lab.pass_time(3)
+            assert "36d" not in lab.daemon.config_text(local=True)
 
     virtual(scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import socket
@@ -146,6 +147,55 @@ def test_a_whole_life(daemon: Daemon) -> None:
     assert daemon.messages_to("ERRNO=0") == END
     assert "stopped" in log
     assert left_behind(daemon.path) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "by_frame", "syntax"),
+    [
+        ((), b"fail\n\0device not found\n\0", "fail\nbogus: not found\n"),
+        (("--as", "0.14.3"), b"fail\ndevice not found\n\0", "fail\nbogus: not found\n"),
+        (("--as", "0.9.4"), b"fail\n\0", "bogus: not found\n"),
+    ],
+)
+def test_whose_words_replies_have(daemon: Daemon, words: tuple[str, ...], by_frame: bytes, syntax: str) -> None:
+    daemon.start(*words)
+    daemon.messages_to("READY=1")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(daemon.socket_path)
+        client.sendall(encode(b"fail path nobody"))
+        assert client.recv(4096)[8:] == by_frame
+    assert daemon.ask("bogus").startswith(syntax)
+    assert daemon.end()[0] == 0
+
+
+def test_a_reconfigure_applies_what_is_the_process_own(daemon: Daemon) -> None:
+    config = daemon.path / "multipath.conf"
+    config.write_text("defaults {\nmax_fds 2048\n}\n")
+    daemon.start()
+    daemon.messages_to("READY=1")
+    assert daemon.process is not None
+    for text in (
+        "verbosity 3\nuxsock_timeout 9000\nmax_fds 4096\n",
+        "verbosity 3\nuxsock_timeout 9000\nmax_fds 1024\n",
+        "verbosity 0\nuxsock_timeout 9000\nmax_fds 1024\n",
+        "verbosity 0\nuxsock_timeout 5000\nmax_fds 8192\n",
+    ):
+        config.write_text(f"defaults {{\n{text}}}\n")
+        assert daemon.ask("reconfigure") == "ok\n"
+        limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        assert limits[0] == (8192 if "8192" in text else 4096)
+    status, log = daemon.end()
+    assert status == 0
+    said = [line.partition("]: ")[2] for line in log.splitlines() if "max_fds" in line or "verbos" in line]
+    assert said == [
+        "verbosity: 3 now",
+        "max_fds: 4096 descriptors now",
+        "max_fds 1024 holds when the daemon is started again, until then 4096",
+        "verbosity: 0 now",
+    ]
+    assert "uxsock_timeout: clients wait 9 s now, not 4 s" in log
+    assert "now, not 9 s" not in log
 
 
 def test_shutdown_over_the_socket(daemon: Daemon) -> None:

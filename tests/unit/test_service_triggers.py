@@ -161,7 +161,7 @@ def test_a_socket_that_cannot_be_opened_fails() -> None:
     world.refusal = "ListenStream=/run/a.sock: Permission denied"
     assert world.command("start", "a.socket")[0] == 1
     assert world.state("a.socket") == ("failed", "resources")
-    assert "a.socket: a.socket: Failed to create listening socket: " + world.refusal in world.log
+    assert "a.socket: Failed to create listening socket: " + world.refusal in world.log
     world.refusal = ""
     assert world.command("start", "a.socket")[0] == 0
 

@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     add("--state-dir", metavar="DIR", help="of bindings, wwids and prkeys (/etc/multipath)")
     add("--run-dir", metavar="DIR", help="of pid file and socket (/run); another one: no abstract address")
     add("--socket", metavar="ADDRESS", action="append", help="listen there instead, @NAME: abstract")
+    add("--as", dest="wording", metavar="WORDS", choices=("any", "0.9.4", "0.14.3"), default="any",
+        help="of replies: 0.9.4's, 0.14.3's, or (any, the default) 0.14.3's but a plain `fail`, for which the "
+             "clients of all releases exit with 1")  # fmt: skip
     add("--watchdog-takes-over-intervals", metavar="RULE", choices=("no", "2013", "0.9.4"), default="no",
         help="WatchdogSec= sets the polling intervals: no, as the patch of 2013, as 0.9.4")  # fmt: skip
     return made
@@ -75,6 +78,7 @@ def options_of(arguments: argparse.Namespace) -> ProcessOptions:
         verbosity=arguments.verbosity,
         time_stamps=not arguments.no_time_stamps,
         sockets=sockets,
+        wording=arguments.wording,
         watchdog_takes_over_intervals=arguments.watchdog_takes_over_intervals,
     )
 

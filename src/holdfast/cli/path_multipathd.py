@@ -25,12 +25,12 @@ EXIT_FAILED = 1
 USAGE = f"""\
 {PROGRAM}: the path daemon, with multipathd's command line
 usage:
-  {PROGRAM} [-d] [-s] [-v 0..4] [-B] [-w]   the daemon
+  {PROGRAM} [-d] [-s] [-v 0..4] [-B] [-w] [--as WORDS]   the daemon
   {PROGRAM} COMMAND...                      ask the daemon (help: the commands)
   {PROGRAM} -k[COMMAND]                     the same; without a command at a prompt
     -d  stay in the foreground    -s  no time stamps      -v  verbosity
     -B  bindings read-only        -w  no device-mapper events
-    -n  without effect
+    -n  without effect          --as 0.9.4|0.14.3|any  whose words the replies have
 More options: holdfast path daemon --help
 """
 
@@ -41,7 +41,7 @@ def multipathd_main(arguments: Sequence[str] | None = None) -> int:
     command = next((word[2:] for word in given if word.startswith("-k")), None)
     given = [word for word in given if not word.startswith("-k")]
     try:
-        options, words = getopt.getopt(given, "dsv:Bwnh", ["help"])
+        options, words = getopt.getopt(given, "dsv:Bwnh", ["help", "as="])
     except getopt.GetoptError as error:
         print(f"{PROGRAM}: {error}\n{USAGE}", end="", file=sys.stderr)
         return EXIT_FAILED
@@ -59,6 +59,9 @@ def multipathd_main(arguments: Sequence[str] | None = None) -> int:
     if verbosity is not None and (not verbosity.isdigit() or int(verbosity) > 4):
         print(f"{PROGRAM}: -v wants a number from 0 to 4, not {verbosity!r}", file=sys.stderr)
         return EXIT_FAILED
+    if chosen.get("--as", "any") not in ("any", "0.9.4", "0.14.3"):
+        print(f"{PROGRAM}: --as wants any, 0.9.4 or 0.14.3, not {chosen['--as']!r}", file=sys.stderr)
+        return EXIT_FAILED
     return _daemon(chosen)
 
 
@@ -72,6 +75,7 @@ def _daemon(chosen: dict[str, str]) -> int:
             watch_dm_events="-w" not in chosen,
             verbosity=int(chosen["-v"]) if "-v" in chosen else None,
             time_stamps="-s" not in chosen,
+            wording=chosen.get("--as", "any"),
         ),
         foreground="-d" in chosen,
     )

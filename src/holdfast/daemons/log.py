@@ -181,6 +181,11 @@ class LogWriter(logging.Handler):
             if priority <= limit:
                 thread.put(entry)
 
+    def set_level(self, level: int) -> None:
+        """All sinks get lines up to this priority from now on."""
+        self._threads = [(level, thread) for _, thread in self._threads]
+        self.max_priority = level if self._threads else LOG_NONE
+
     def finish(self) -> None:
         """Write what is queued, for at most a second per sink: a hung one must not hold the exit."""
         for _, thread in self._threads:
@@ -242,6 +247,11 @@ class DaemonLog:
         logging.raiseExceptions = False
         if problem is not None:
             self._logger.error("%s", problem)
+
+    def set_level(self, level: int) -> None:
+        """Every place that lines go to gets those up to this priority; one that was switched off stays so."""
+        self._writer.set_level(level)
+        self.ring.notes_go_further = self._writer.max_priority >= LOG_DEBUG
 
     def close(self) -> None:
         """Write what is left; the process may log no more."""

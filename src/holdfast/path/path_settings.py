@@ -123,7 +123,7 @@ def path_settings(config: Config, info: PathInfo, command_line: Mapping[str, Val
 
 def _checker(info: PathInfo, chosen: Resolved, remarks: list[Log]) -> str:
     name = str(chosen.value)
-    if name not in checkers.BUILT_IN and name not in checkers.known():
+    if not checkers.is_known(name):
         remarks.append(Log(1, f"{info.dev}: path checker {name} is unknown, using {checkers.DEFAULT}"))
         return checkers.DEFAULT
     remarks.append(Log(3, f"{info.dev}: path_checker = {name} {chosen.source.log}"))

@@ -252,6 +252,8 @@ class Kill:
     pids: frozenset[int]
     signal: int
     hangup: bool = False
+    resume: bool = True
+    """False: no SIGCONT; a user who asks for SIGSTOP means it."""
 
 
 @dataclass(frozen=True, slots=True)

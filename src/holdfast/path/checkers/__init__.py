@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Final
 
@@ -12,12 +14,28 @@ from holdfast.path.checkers.readsector0 import ReadSector0Checker
 from holdfast.path.checkers.tur import TurChecker
 from holdfast.path.states import PathState
 
-__all__ = ["BUILT_IN", "DEFAULT", "GROUP", "CheckResult", "Checker", "CheckerContext", "Factory", "find", "known"]
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT",
+    "GROUP",
+    "CheckResult",
+    "Checker",
+    "CheckerContext",
+    "Factory",
+    "find",
+    "is_known",
+    "known",
+    "prepare",
+]
 
 GROUP: Final = "holdfast.checkers"
 """Of entry points."""
 
 DEFAULT: Final = "tur"
+
+_log: Final = logging.getLogger(__name__)
+_found: Final[dict[str, Factory | None]] = {}
+"""What was looked for beside the built-in ones; None: there is none, or it cannot be imported."""
 
 
 class NoneChecker:
@@ -50,16 +68,45 @@ def known() -> list[str]:
     return [*BUILT_IN, *(entry.name for entry in metadata.entry_points(group=GROUP) if entry.name not in BUILT_IN)]
 
 
+def prepare(names: Iterable[str]) -> None:
+    """Find and import these now; those that were not there before are looked for anew. Blocks, as files are read.
+    What is asked for later comes from memory.
+    """
+    for name in sorted({*names} - {*BUILT_IN}):
+        if _found.get(name) is None:
+            _found[name] = _looked_for(name)
+
+
+def is_known(name: str) -> bool:
+    """Whether `find` finds it. Of names that were not prepared, blocks as that does."""
+    try:
+        find(name)
+    except KeyError:
+        return False
+    return True
+
+
 def find(name: str) -> Factory:
     """How to make the checker `name`. KeyError: there is none; built-in names cannot be replaced.
 
-    Imports what another distribution brings: call it when a configuration is loaded, not when a path fails.
+    Imports what another distribution brings, unless it was prepared: then nothing here blocks.
     """
     factory = BUILT_IN.get(name)
     if factory is None:
-        entries = list(metadata.entry_points(group=GROUP, name=name))
-        if not entries:
-            raise KeyError(name)
-        loaded: Factory = entries[0].load()
-        return loaded
+        if name not in _found:
+            _found[name] = _looked_for(name)
+        factory = _found[name]
+    if factory is None:
+        raise KeyError(name)
     return factory
+
+
+def _looked_for(name: str) -> Factory | None:
+    for entry in metadata.entry_points(group=GROUP, name=name):
+        try:
+            loaded: Factory = entry.load()
+        except Exception as error:  # somebody else's module: it can do without it
+            _log.error("path checker %s cannot be used: %r", name, error)
+            return None
+        return loaded
+    return None

@@ -102,7 +102,7 @@ class Connection:
                 raise ConnectionResetError(104, "the path daemon closed the connection")
             text = incoming.feed(data)
             if text is not None:
-                return text.decode("utf-8", "surrogateescape")
+                return _text(text, incoming)
 
 
 def ask(command: str, names: Sequence[str] | None = None, timeout_s: float = REPLY_S) -> str:
@@ -122,7 +122,7 @@ async def ask_async(command: str, names: Sequence[str] | None = None, timeout_s:
             while data := await loop.sock_recv(sock, min(incoming.wanted, RECEIVE_SIZE)):
                 text = incoming.feed(data)
                 if text is not None:
-                    return checked(command, text.decode("utf-8", "surrogateescape"))
+                    return checked(command, _text(text, incoming))
     raise ConnectionResetError(104, "the path daemon closed the connection")
 
 
@@ -143,6 +143,12 @@ async def _connect_async(names: Sequence[str]) -> socket.socket:
         else:
             return sock
     raise first_error or FileNotFoundError(2, "no address to look for a path daemon")
+
+
+def _text(text: bytes, incoming: wire.Incoming) -> str:
+    """A reply, with the reason that other clients do not see."""
+    whole = text + incoming.behind if text == FAIL.encode() else text
+    return whole.decode("utf-8", "surrogateescape")
 
 
 def _request(command: str) -> bytes:

@@ -64,9 +64,14 @@ class ControlServer:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         release: Release = NEW,
+        fails_briefly: bool = False,
     ) -> None:
-        """`timeout_s`: uxsock_timeout, may be changed later. `release`: in whose words to speak."""
+        """`timeout_s`: uxsock_timeout, may be changed later. `release`: in whose words to speak. `fails_briefly`:
+        a command that failed is answered with `fail` alone, which all clients take for a failure; when a reason
+        follows, those before 0.9.8 exit with 0. The reason stands behind the reply's NUL, for our own client.
+        """
         self.timeout_s = timeout_s
+        self._fails_briefly = fails_briefly
         self._listeners = listeners
         self._grammar = Grammar(release)
         self._commands = Commands(operations, release)
@@ -210,13 +215,18 @@ class ControlServer:
         except CommandError as error:
             return _frame(error.reply)
         except Refused as error:
-            return _frame(self._grammar.refusal(error.text))
+            return self._refusal(error.text)
         except wire.ReplyTooLongError as error:
             log.debug("user %d: answer refused: %s", uid, error)
-            return _frame(self._grammar.refusal(TOO_LONG))
+            return self._refusal(TOO_LONG)
         except Exception:
             log.exception("user %d: unexpected error in command %r", uid, raw)
-            return _frame(self._grammar.refusal(""))
+            return self._refusal("")
+
+    def _refusal(self, reason: str) -> Frame:
+        if self._fails_briefly:
+            return _frame(self._grammar.refusal(""), behind=ended(reason))
+        return _frame(self._grammar.refusal(reason))
 
     async def _execute(self, request: Request, uid: int) -> Frame:
         if self._commands.changes(request):
@@ -249,7 +259,7 @@ class ControlServer:
         limit = MAX_UNSENT if uid == ROOT else MAX_UNSENT_OF_OTHERS
         if len(frame) > 1 and self._unsent + size > limit:
             self._warn("reply of %d bytes to user %d refused: too much is not read", size, uid)
-            frame = _frame(self._grammar.refusal(TOO_MUCH))
+            frame = self._refusal(TOO_MUCH)
             size = len(frame[0])
         self._unsent += size
         loop = asyncio.get_running_loop()
@@ -263,11 +273,11 @@ class ControlServer:
             self._unsent -= size
 
 
-def _frame(text: str) -> Frame:
+def _frame(text: str, behind: str = "") -> Frame:
     """Of a text; nothing to say is `ok`."""
     outgoing = wire.Outgoing()
     outgoing.add((text or OK).encode("utf-8", "surrogateescape"))
-    return outgoing.finish()
+    return outgoing.finish(behind.encode("utf-8", "surrogateescape"))
 
 
 def _encoded(rendering: Rendering) -> Work:

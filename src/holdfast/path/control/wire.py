@@ -62,9 +62,14 @@ class Outgoing:
         """No text yet."""
         return self._length == 1
 
-    def finish(self) -> list[bytearray]:
-        """The frame in pieces, each about `PIECE_SIZE` long if the pieces that were added are shorter."""
+    def finish(self, behind: bytes = b"") -> list[bytearray]:
+        """The frame in pieces, each about `PIECE_SIZE` long if the pieces that were added are shorter. `behind`
+        follows the text's NUL, with one of its own: only who looks there sees it (`Incoming.behind`).
+        """
         self._buffer.append(0)
+        if behind:
+            self._buffer += behind.replace(b"\0", b"") + b"\0"
+            self._length += len(behind.replace(b"\0", b"")) + 1
         self._done.append(self._buffer)
         LENGTH.pack_into(self._done[0], 0, self._length)
         return self._done
@@ -77,9 +82,11 @@ class Incoming:
     else the connection is closed, as the original does. A client takes the length of a reply in any pieces.
     """
 
-    __slots__ = ("_buffer", "_length", "_limit", "_whole_length")
+    __slots__ = ("_buffer", "_length", "_limit", "_whole_length", "behind")
 
     def __init__(self, limit: int = MAX_REQUEST, *, whole_length: bool = True) -> None:
+        self.behind = b""
+        """What the last frame had behind its text, without a NUL: why a command failed (`ControlServer`)."""
         self._limit = limit
         self._whole_length = whole_length
         self._buffer = bytearray()
@@ -110,9 +117,10 @@ class Incoming:
             return None
         if len(self._buffer) < self._length:
             return None
-        text = bytes(self._buffer)
+        text, _, rest = bytes(self._buffer).partition(b"\0")
+        self.behind = rest.partition(b"\0")[0]
         self.reset()
-        return text.partition(b"\0")[0]
+        return text
 
     def reset(self) -> None:
         """What was read of a frame is forgotten; the next byte begins another one."""

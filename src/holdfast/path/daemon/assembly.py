@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 from holdfast.path.conf import Config
 from holdfast.path.control.listening import Listeners
 from holdfast.path.control.operations import Operations
-from holdfast.path.control.server import DEFAULT_TIMEOUT_S, ControlServer
+from holdfast.path.control.server import ControlServer
 from holdfast.path.daemon.config_choices import ConfigChoices
 from holdfast.path.daemon.configuration import load_config, log_config
 from holdfast.path.daemon.core import PathDaemon
@@ -18,18 +17,24 @@ from holdfast.path.daemon.liveness import Promises
 from holdfast.path.daemon.options import PathOptions
 from holdfast.path.daemon.path_locks import lock_paths
 from holdfast.path.daemon.process import Core
-from holdfast.path.daemon.process_options import ProcessOptions
+from holdfast.path.daemon.process_options import ANY, ProcessOptions
+from holdfast.path.daemon.process_settings import reply_timeout_s
 from holdfast.path.discovery.facade import Discovery
 from holdfast.path.dm import Control
+from holdfast.path.keywords import NEW, RELEASES
 
-MILLISECONDS: Final = 1000
 
-
-def make_server(listeners: Listeners, operations: Operations, config: Config) -> ControlServer:
+def make_server(
+    options: ProcessOptions, listeners: Listeners, operations: Operations, config: Config
+) -> ControlServer:
     """Answers the CLI; what is not answered within uxsock_timeout becomes `timeout`."""
-    timeout = config.default("uxsock_timeout").value
-    timeout_s = timeout / MILLISECONDS if isinstance(timeout, int) else DEFAULT_TIMEOUT_S
-    return ControlServer(listeners.sockets, operations, timeout_s=timeout_s)
+    return ControlServer(
+        listeners.sockets,
+        operations,
+        timeout_s=reply_timeout_s(config),
+        release=RELEASES.get(options.wording, NEW),
+        fails_briefly=options.wording == ANY,
+    )
 
 
 def core_options(options: ProcessOptions) -> PathOptions:

@@ -106,12 +106,13 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         blocking: Blocking | None = None,
         name_of: Callable[[str], str] = name_of_number,
         on_state: Callable[[str], None] = lambda state: None,
+        on_config: Callable[[Config], None] = lambda config: None,
         on_end: Callable[[], None] = lambda: None,
         promises: Promises | None = None,
     ) -> None:
         """On the running loop. `open_dm` and `load_config` block and are called in threads; `open_dm` raises
         OSError where there is no device-mapper. `choose` makes a configuration's answers. `on_state` hears
-        each new state.
+        each new state, `on_config` each configuration that a reconfigure has put in force.
         """
         blocking = blocking if blocking is not None else Threads()
         shared = Shared(options, discovery, blocking, StateFiles(options, blocking), choose(config), name_of)
@@ -120,6 +121,9 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
         self._choose = choose
         self._load_config = load_config
         self._on_state = on_state
+        self.on_config = on_config
+        self._remarks: set[str] = set()
+        """What was said of the configuration in force."""
         self._on_end = on_end
         self._promises = promises if promises is not None else NoPromises()
         self._dm: DeviceMapper | None = None
@@ -316,10 +320,13 @@ class PathDaemon(MapCommands, PathCommands, QueueingCommands, ReservationCommand
             return Refused(f"configuration not taken over: {error}")
         found = conf_reload.reload(self._shared.choices.config, fresh)
         for remark in found.remarks:
-            _log.error("%s", remark)
+            if not found.taken or remark not in self._remarks:
+                _log.error("%s", remark)
         if not found.taken:
             return Refused("\n".join(found.remarks))
+        self._remarks = set(found.remarks)
         self._shared.choices = self._choose(found.config)
+        self.on_config(found.config)
         return None
 
     async def _configure(self, why: str, *, all_maps: bool, quietly: bool = False) -> None:

@@ -14,6 +14,7 @@ import random
 import stat
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from holdfast.path import checkers
 from holdfast.path.checkers.base import Begin, Checker, CheckerContext, CheckResult, begin_of
@@ -48,6 +49,8 @@ from holdfast.storage.threads import ThreadPool
 NODES: Final = "/dev"
 SYSFS_TIMEOUT_S: Final = 5.0
 MAX_MICROSECONDS: Final = 1e9
+NODE_BLOCK_SIZE: Final = 4096
+"""st_blksize of a node below /dev: a page, of which 4096 bytes count (3.4)."""
 
 
 class Node:
@@ -83,6 +86,12 @@ class Node:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+class _Memory(dict[str, Any]):
+    """A dict that can be referred to weakly."""
+
+    __slots__ = ("__weakref__",)
 
 
 class _Owned:
@@ -123,8 +132,8 @@ class Devices:
         self._pool = ThreadPool(asyncio.get_running_loop(), MAX_SG_THREADS)
         self._sysfs = Threads()
         self._open: dict[Path, SgPath] = {}
-        self._shared: dict[str, dict[str, Any]] = {}
-        """By WWID: what the checkers of its paths tell each other."""
+        self._shared: WeakValueDictionary[str, _Memory] = WeakValueDictionary()
+        """By WWID: what the checkers of its paths tell each other, for as long as one of them remembers it."""
         self._weights: dict[str, Weights | None] = {}
         self._random = random.Random()
 
@@ -145,12 +154,10 @@ class Devices:
             sg.close()
 
     def make_checker(self, record: Path, info: PathInfo) -> Checker:
-        """A `world.MakeChecker`."""
+        """A `world.MakeChecker`. Touches neither the device nor its node nor sysfs: called on the loop."""
         factory = checkers.find(record.checker_name)
-        node = self.node(info)
-        context = CheckerContext(
-            info.dev, node, self._sg(record, info), self._shared.setdefault(info.wwid, {}), _block_size(node)
-        )
+        sg, shared = self._sg(record, info), self._shared.setdefault(info.wwid, _Memory())
+        context = CheckerContext(info.dev, self.node(info), sg, shared, NODE_BLOCK_SIZE)
         inner = factory(context)
         release = functools.partial(self._release, record)
         begin = begin_of(inner)
@@ -243,11 +250,3 @@ class Devices:
             self._release(record)
         self._sysfs.close()
         self._pool.close()
-
-
-def _block_size(node: str) -> int:
-    """st_blksize of the node, which lies in memory."""
-    try:
-        return os.stat(node).st_blksize
-    except OSError:
-        return 4096

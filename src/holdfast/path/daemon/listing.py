@@ -11,6 +11,7 @@ from holdfast.path.conf_render import render, render_rules
 from holdfast.path.control.rows import DeviceRow, GroupRow, MapRow, PathRow, Snapshot
 from holdfast.path.daemon.parts import Commands
 from holdfast.path.daemon.registry import KnownMap, KnownPath
+from holdfast.path.discovery.identity import hardware_entries
 from holdfast.path.metrics import Watched
 from holdfast.path.records import Group
 from holdfast.path.states import DmState, PathState
@@ -169,8 +170,11 @@ class Listing(Commands):
         if not local:
             return render(config)
         registry = self._shared.registry
-        strings = {(path.info.vendor, path.info.product, path.info.revision) for path in registry.paths.values()}
-        used = {id(entry) for one in strings for entry in config.matching_devices(*one)}
+        kinds = {
+            (path.info.bus, path.info.vendor, path.info.product, path.info.revision): path.info
+            for path in registry.paths.values()
+        }
+        used = {id(entry) for info in kinds.values() for entry in hardware_entries(config, info)}
         devices = [entry for entry in config.devices if id(entry) in used]
         return render(config, devices=devices, maps={wwid: m.record.name for wwid, m in registry.maps.items()})
 

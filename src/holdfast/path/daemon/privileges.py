@@ -21,10 +21,8 @@ DEFAULT_NR_OPEN: Final = 1 << 20
 
 def raise_descriptor_limit(max_fds: object) -> None:
     """RLIMIT_NOFILE to `max_fds` of multipath.conf: a number, or `max`: the kernel's; None: leave it."""
-    if "LimitNOFILE" in os.environ or max_fds is None:
-        return
-    wanted = _nr_open() if max_fds == "max" else max_fds
-    if not isinstance(wanted, int) or wanted <= 0:
+    wanted = wanted_descriptors(max_fds)
+    if wanted is None:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -32,6 +30,19 @@ def raise_descriptor_limit(max_fds: object) -> None:
     except (OSError, ValueError) as error:
         log.warning("limit of descriptors: %d is refused (%s), %d holds", wanted, error, hard)
         priority.raise_descriptor_limit()
+
+
+def wanted_descriptors(max_fds: object) -> int | None:
+    """What `max_fds` of multipath.conf comes to; None: the limit is not the daemon's business."""
+    if "LimitNOFILE" in os.environ:
+        return None
+    wanted = _nr_open() if max_fds == "max" else max_fds
+    return wanted if isinstance(wanted, int) and wanted > 0 else None
+
+
+def descriptor_limit() -> int:
+    """RLIMIT_NOFILE as it holds now."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _nr_open() -> int:

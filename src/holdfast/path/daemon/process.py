@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol
 
 from holdfast.daemons.background import Starter, become_background_process
-from holdfast.daemons.log import LOG_DEBUG, LOG_ERR, LOG_INFO, LOG_NONE, LOG_WARNING, DaemonLog, LogSettings
+from holdfast.daemons.log import LOG_NONE, DaemonLog, LogSettings
 from holdfast.path.conf import Config
 from holdfast.path.control.listening import Listeners
 from holdfast.path.control.operations import Operations, Refused
@@ -25,6 +25,7 @@ from holdfast.path.daemon.configuration import load_config, log_config
 from holdfast.path.daemon.notifying import Notifier
 from holdfast.path.daemon.pid_file import PidFile
 from holdfast.path.daemon.process_options import ProcessOptions, StartError
+from holdfast.path.daemon.process_settings import ProcessSettings, log_level
 from holdfast.path.daemon.sockets import listeners
 from holdfast.version import __version__
 
@@ -42,12 +43,13 @@ UMASK: Final = 0o022
 THREAD_STACK_BYTES: Final = 512 * 1024
 STOP_S: Final = 20.0
 """How long the end may take; storage that hangs must not keep the host from shutting down."""
-LOG_LEVELS: Final = (LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG, LOG_DEBUG)
-"""By verbosity."""
 
 
 class Core(Operations, Protocol):
     """The daemon proper. `on_state` of its maker is called with each new state (6.4, `show daemon`)."""
+
+    on_config: Callable[[Config], None]
+    """Called with each configuration that a reconfigure has put in force."""
 
     def stalled(self) -> str | None:
         """Who should drive checks and does not, in one line for the log; None: all is well."""
@@ -69,11 +71,14 @@ class Core(Operations, Protocol):
 class Server(Protocol):
     """Answers the CLI."""
 
+    timeout_s: float
+    """uxsock_timeout."""
+
     async def run(self) -> None: ...
 
 
 MakeCore = Callable[[ProcessOptions, Config, Callable[[str], None], liveness.Promises], Core]
-MakeServer = Callable[[Listeners, Core, Config], Server]
+MakeServer = Callable[[ProcessOptions, Listeners, Core, Config], Server]
 
 
 def run_process(options: ProcessOptions, foreground: bool, make_core: MakeCore, make_server: MakeServer) -> int:
@@ -102,7 +107,8 @@ def run_process(options: ProcessOptions, foreground: bool, make_core: MakeCore, 
         privileges.protect()
         gc.collect()
         gc.freeze()
-        asyncio.run(_life(options, config, make_core, make_server, notifier, starter))
+        life = Life(options, config, notifier, starter.ready, ProcessSettings(options, config, daemon_log))
+        asyncio.run(life.serve(make_core, make_server))
         status = EXIT_OK
     except StartError as error:
         status = EXIT_FAILED
@@ -120,11 +126,7 @@ def run_process(options: ProcessOptions, foreground: bool, make_core: MakeCore, 
 
 
 def _start_log(options: ProcessOptions, foreground: bool, config: Config) -> DaemonLog:
-    verbosity = options.verbosity
-    if verbosity is None:
-        written = config.default("verbosity").value
-        verbosity = written if isinstance(written, int) else 2
-    level = LOG_LEVELS[max(0, min(verbosity, len(LOG_LEVELS) - 1))]
+    level = log_level(options, config)
     return DaemonLog(
         LogSettings(
             identifier=IDENTIFIER,
@@ -144,39 +146,40 @@ def _make_run_dir(options: ProcessOptions) -> None:
         raise StartError(f"run directory {options.run_dir}: {error.strerror}") from error
 
 
-async def _life(
-    options: ProcessOptions,
-    config: Config,
-    make_core: MakeCore,
-    make_server: MakeServer,
-    notifier: Notifier,
-    starter: Starter,
-) -> None:
-    sockets = listeners(options)
-    try:
-        await Life(options, config, notifier, starter.ready).run(sockets, make_core, make_server)
-    finally:
-        sockets.close()
-
-
 class Life:
     """The daemon from its first to its last loop turn."""
 
     def __init__(
-        self, options: ProcessOptions, config: Config, notifier: Notifier, on_ready: Callable[[], None]
+        self,
+        options: ProcessOptions,
+        config: Config,
+        notifier: Notifier,
+        on_ready: Callable[[], None],
+        settings: ProcessSettings,
     ) -> None:
         self._options = options
         self._config = config
         self._notifier = notifier
         self._on_ready = on_ready
+        self._settings = settings
         self._quitting = asyncio.Event()
         self._reconfigures: set[asyncio.Task[str]] = set()
         self.promises = liveness.Promises()
 
+    async def serve(self, make_core: MakeCore, make_server: MakeServer) -> None:
+        """`run` with sockets of its own, or inherited ones. StartError."""
+        sockets = listeners(self._options)
+        try:
+            await self.run(sockets, make_core, make_server)
+        finally:
+            sockets.close()
+
     async def run(self, sockets: Listeners, make_core: MakeCore, make_server: MakeServer) -> None:
         """Until the end is wanted, or a part of it fails: then what it raised."""
         core = make_core(self._options, self._config, self._notifier.state, self.promises)
-        server = make_server(sockets, core, self._config)
+        server = make_server(self._options, sockets, core, self._config)
+        self._settings.server = server
+        core.on_config = self._settings.apply
         self._obey_signals(core)
         parts = [
             asyncio.create_task(server.run(), name="command line"),

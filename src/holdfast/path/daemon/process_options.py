@@ -9,6 +9,7 @@ from typing import Final
 from holdfast.path.conf_files import DIRECTORY, MAIN
 from holdfast.path.control.client import ENVIRONMENT
 from holdfast.path.control.listening import ABSTRACT_NAME
+from holdfast.path.keywords import RELEASES
 
 RUN_DIR: Final = "/run"
 STATE_DIR: Final = "/etc/multipath"
@@ -19,6 +20,9 @@ SOCKET_NAME: Final = "multipathd.socket"
 TAKE_OVER_RULES: Final = ("no", "2013", "0.9.4")
 """What WATCHDOG_USEC does to the polling intervals: nothing, or what a release of the original did (5.2)."""
 MAX_VERBOSITY: Final = 4
+ANY: Final = "any"
+"""0.14.3's words, but a command that failed is answered so that the clients of all releases exit with 1."""
+WORDINGS: Final = (ANY, *RELEASES)
 
 
 class StartError(Exception):
@@ -48,6 +52,8 @@ class ProcessOptions:
     """On stderr; not with -s."""
     sockets: tuple[str, ...] = ()
     """Addresses, `@` for abstract ones; empty: see `addresses`."""
+    wording: str = ANY
+    """Of replies on the CLI's socket: one of WORDINGS."""
     watchdog_takes_over_intervals: str = "no"
     """One of TAKE_OVER_RULES."""
 

@@ -17,6 +17,7 @@ from holdfast.service.manager.history import History
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.manager import Manager
 from holdfast.service.names import UnitNameError
+from holdfast.timespan import INFINITY
 
 FROM_DISK: Final = ("UnitFileState", "UnitFilePreset", "NeedDaemonReload")
 FORWARD: Final = ("Requires", "Requisite", "Wants", "BindsTo", "Upholds", "ConsistsOf")
@@ -138,7 +139,7 @@ def outlook(manager: Manager, machine: Machine) -> dict[str, Any]:
         said["restarts_in"] = remaining_usec(now, run.deadline)
     elif run.state is not State.DEAD and run.state is not State.FAILED:
         said["state_ends_in"] = remaining_usec(now, run.deadline)
-    if run.watchdog_deadline is not None and run.state in (State.RUNNING, State.START_POST):
+    if run.watchdog_deadline != INFINITY:
         said["watchdog_in"] = remaining_usec(now, run.watchdog_deadline)
     if limit.interval and limit.burst:
         used, ends = limit.used(now)

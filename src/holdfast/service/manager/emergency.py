@@ -153,7 +153,7 @@ class HostSystem:
         try:
             self._run(command)
         except OSError as error:
-            log.error("%s: %s; a watchdog that is not fed any more resets the host", command[0], error.strerror)
+            log.error("%s: %s; this host goes on", command[0], error.strerror)
             return 1
         return 0
 

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from holdfast.service import events
 from holdfast.service.core import Core, Output, local_time
@@ -24,13 +24,13 @@ from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
 from holdfast.service.manager.feed import Feed
 from holdfast.service.manager.history import History, Instant, Line, Ran, now_at
+from holdfast.service.manager.hosts import HostFactory, Triggers
 from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.queue import Job, JobDone
-from holdfast.service.run import Members
-from holdfast.service.settings import Condition, UnitFile
+from holdfast.service.settings import Condition
 from holdfast.service.transaction import TransactionError
 from holdfast.service.triggers.machine import active_of as trigger_active_of
 from holdfast.service.triggers.messages import Open, OpenFailed, Serve, TriggerAction, TriggerEvent
@@ -42,59 +42,6 @@ JOBS_PER_TURN: Final = 8
 """That are begun in one turn of the loop: starting a process takes milliseconds, and pings wait meanwhile."""
 DEBUG: Final = 7
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
-
-
-class Host(Protocol):
-    """Who starts, signals and watches processes (`service/process/host.py`, or a test's)."""
-
-    def perform(self, unit: str, file: UnitFile, action: Action) -> None:
-        """One process action. A `Spawn` is answered with Spawned or SpawnFailed, at once or soon: until then the
-        unit gets no other action, and none of its events reach the rules.
-        """
-        ...
-
-    def members(self, unit: str) -> Members:
-        """The unit's view of its processes."""
-        ...
-
-    def invocation_id(self, unit: str) -> str:
-        """Of the current or last run; empty: none yet."""
-        ...
-
-    def stored_fds(self, unit: str) -> int:
-        """How many descriptors are kept for the unit."""
-        ...
-
-    async def close(self) -> None:
-        """No process of a unit is left to look after."""
-        ...
-
-
-class Triggers(Protocol):
-    """Who listens, and watches paths and the wall clock (`service/triggers/host.py`)."""
-
-    def perform(self, unit: str, file: UnitFile, action: TriggerAction) -> None:
-        """One action of a socket, timer or path."""
-        ...
-
-    def watch_clock(self, timer: str, on: bool) -> None:
-        """Tell this timer when the wall clock is set."""
-        ...
-
-    def handed_over(self, service: str) -> None:
-        """A connection's instance has its process: the connection is its own now."""
-        ...
-
-    def instance_gone(self, service: str) -> None:
-        """An instance that served a connection is down."""
-        ...
-
-    async def close(self) -> None:
-        """Nothing listens any more."""
-        ...
-
-
-HostFactory = Callable[[Callable[[str, Event], None]], Host]
 
 
 class Manager:
@@ -282,7 +229,7 @@ class Manager:
             control = frozenset({run.control_pid} - {0})
             pids = {"main": main, "control": control}.get(whom, run.members() | main | control)
         if pids and file is not None:
-            self.host.perform(unit, file, Kill(pids, signal))
+            self.host.perform(unit, file, Kill(pids, signal, resume=False))
         elif whom != "all":
             raise ProcessLookupError(f"No {whom} process to kill")
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from holdfast.service.events import Event
-from holdfast.service.manager.manager import Host, Manager, Triggers
+from holdfast.service.manager.hosts import Host, Triggers
+from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import NOTIFY_NAME, ManagerOptions, StartError
 from holdfast.service.process import record
 from holdfast.service.process.host import HostSettings, ProcessHost

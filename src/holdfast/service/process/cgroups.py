@@ -6,6 +6,7 @@ All calls are short: cgroupfs is memory. A unit without a group is told apart by
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import logging
 import os
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MOUNTS: Final = "/proc/self/mountinfo"
 OWN: Final = "/proc/self/cgroup"
+MAX_SUPERVISORS: Final = 32
+"""In one group."""
 MAX_GROUPS: Final = 4096
 """Below one unit; a service that makes more hides in them."""
 CPU_PERIOD_USEC: Final = 100_000
@@ -81,8 +84,23 @@ def _relative(path: str) -> tuple[str, str]:
     return path, "/"
 
 
-def find_hierarchy(name: str) -> Hierarchy | None:
-    """Where groups can be made: below our own, v2 first. None: nowhere."""
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A hierarchy that is ours alone as long as `lock` is open."""
+
+    hierarchy: Hierarchy
+    lock: int
+
+    def release(self) -> None:
+        """With the directory, when it is empty."""
+        self.hierarchy.remove()
+        os.close(self.lock)
+
+
+def find_hierarchy(name: str) -> Claimed | None:
+    """Where groups can be made: below our own, v2 first. None: nowhere. Another supervisor in the same group, even
+    one in another PID namespace with the same paths, has claimed its own: then it is `NAME-2`, and so on.
+    """
     own = _own_groups()
     found: list[Hierarchy] = []
     for mount, root, options, kind in _mounts():
@@ -98,9 +116,28 @@ def find_hierarchy(name: str) -> Hierarchy | None:
         below = path[len(root.rstrip("/")) :].rstrip("/")
         found.append(Hierarchy(f"{mount}{below}/{name}", unified))
     for one in sorted(found, key=lambda hierarchy: not hierarchy.unified):
-        if try_hierarchy(one):
-            return one
+        for number in range(1, MAX_SUPERVISORS + 1):
+            candidate = one if number == 1 else Hierarchy(f"{one.path}-{number}", one.unified)
+            if not try_hierarchy(candidate):
+                break
+            claimed = claim(candidate)
+            if claimed is not None:
+                return claimed
     return None
+
+
+def claim(one: Hierarchy) -> Claimed | None:
+    """None: somebody alive has it. The kernel gives it back when its holder is gone, however that went."""
+    try:
+        lock = os.open(one.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return Claimed(one, lock)
 
 
 def try_hierarchy(one: Hierarchy) -> bool:

@@ -200,7 +200,8 @@ class ProcessHost:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._ordinary = os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) == 0
         self._oom_floor = kernel.oom_floor()
-        self._hierarchy = _hierarchy(self.settings)
+        self._claimed = _claim_hierarchy(self.settings)
+        self._hierarchy = self._claimed.hierarchy if self._claimed is not None else None
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._closed = False
@@ -245,8 +246,8 @@ class ProcessHost:
         self._children.close()
         self._store.close()
         self._inotify.close()
-        if self._hierarchy is not None:
-            self._hierarchy.remove()
+        if self._claimed is not None:
+            self._claimed.release()
         await self._remover.close()
 
     # -- what others ask ---------------------------------------------------------------------------------------
@@ -781,17 +782,17 @@ class ProcessHost:
             unit.group.remove()
 
 
-def _hierarchy(settings: HostSettings) -> cgroups.Hierarchy | None:
+def _claim_hierarchy(settings: HostSettings) -> cgroups.Claimed | None:
     if settings.cgroup == "none":
         return None
     if settings.cgroup == "auto":
         return cgroups.find_hierarchy(settings.cgroup_name or _group_name(settings.notify_socket))
     unified = os.path.exists(f"{os.path.dirname(settings.cgroup.rstrip('/'))}/cgroup.controllers")
     found = cgroups.Hierarchy(settings.cgroup.rstrip("/"), unified)
-    if not cgroups.try_hierarchy(found):
-        log.warning("control groups cannot be made in %s: processes are told apart by lineage", settings.cgroup)
-        return None
-    return found
+    claimed = cgroups.claim(found) if cgroups.try_hierarchy(found) else None
+    if claimed is None:
+        log.warning("no control groups in %s: processes are told apart by lineage", settings.cgroup)
+    return claimed
 
 
 def _group_name(notify_socket: str) -> str:

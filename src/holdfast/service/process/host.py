@@ -15,17 +15,17 @@ import functools
 import logging
 import marshal
 import os
-import secrets
 import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast.daemons.processes import start_time
 from holdfast.service import events
 from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
-from holdfast.service.process import cgroups, kernel
+from holdfast.service.process import cgroups, kernel, leftovers
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
@@ -43,6 +43,7 @@ from holdfast.service.process.lineage import (
     process_name,
     read_entry,
 )
+from holdfast.service.process.log_limit import LogLimit
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
@@ -61,6 +62,8 @@ from holdfast.service.process.plan import (
     directory_names,
     make_plan,
 )
+from holdfast.service.process.record import Record, run_tag
+from holdfast.service.process.record import read as read_record
 from holdfast.service.process.setup import IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
@@ -121,6 +124,8 @@ class HostSettings:
     """Orphans of services become our children. Stays set for the process."""
     oom_score: int | None = None
     """Of children without OOMScoreAdjust=, when ours is a special one."""
+    record: str = ""
+    """Path of the file that tells a successor whose processes run, if this supervisor is killed; empty: none."""
     log: Callable[[str, str, int], None] = _log_line
     """A line about a unit: unit, text, syslog level."""
     output: Callable[[Line], None] = _log_output
@@ -153,6 +158,7 @@ class _Unit:
     pid_file_text: str = ""
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
+    log_limit: LogLimit | None = None
     looked_at_soon: bool = False
     refused: bool = False
     """Resource settings that cannot be had were reported."""
@@ -178,7 +184,8 @@ class ProcessHost:
         self._units: dict[str, _Unit] = {}
         self._invocations: dict[str, str] = {}
         self._marks: dict[int, str] = {}
-        self._first_mark = FIRST_MARK + (secrets.randbits(MARK_RANDOM_BITS) << MARK_UNIT_BITS)
+        self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
+        self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
@@ -206,7 +213,13 @@ class ProcessHost:
         self._deaths = Deaths(self._children.look_soon)
 
     async def start(self) -> None:
-        """Wait until processes can be started at once; not needed. TimeoutError."""
+        """End what a supervisor has left that was killed, then wait until processes can be started at once.
+        TimeoutError: they cannot. OSError: nothing could be left to a successor. Needed only with a record.
+        """
+        if self.settings.record:
+            recorded = await asyncio.to_thread(read_record, self.settings.record, run_tag())
+            await leftovers.end(lambda: leftovers.find(recorded, self._hierarchy), self.settings.log)
+            self._record.begin()
         await self._forker.start()
 
     async def close(self) -> None:
@@ -227,11 +240,14 @@ class ProcessHost:
             for pipe in list(unit.pipes):
                 pipe.read()
                 pipe.close()
+            if unit.log_limit is not None:
+                unit.log_limit.report()
             _close_all(unit.held)
             for message in self._postponed.pop(unit.name, ()):
                 _close_all(message.fds)
             if unit.group is not None and not unit.group.populated():
                 unit.group.remove()
+        self._record.close(remove=not any(self.pids(name) for name in self._units))
         self._children.close()
         self._store.close()
         self._inotify.close()
@@ -370,6 +386,7 @@ class ProcessHost:
         if unit is None:
             unit = self._units[name] = _Unit(name, mark=self._first_mark + len(self._units))
             self._marks[unit.mark] = name
+            self._record.unit(unit.mark - self._first_mark, name)
         return unit
 
     def _group(self, name: str) -> cgroups.Group | None:
@@ -403,7 +420,9 @@ class ProcessHost:
             group_fd = unit.group.open() if unit.group is not None and birth else -1
             if group_fd >= 0:
                 fds.append(group_fd)
-            pipe = OutputPipe(name, file.exec, action.command.path, self.settings.output, self._pipe_ended)
+            limit = self._log_limit(unit, file)
+            output = self.settings.output
+            pipe = OutputPipe(name, file.exec, action.command.path, output, self._pipe_ended, limit)
             around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
             plan = make_plan(file, action, around, self._logger(name))
             self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
@@ -439,6 +458,7 @@ class ProcessHost:
             unit.sessions.add(pid)
             self._sessions[pid] = name
             self._children.add(pid, name, action.role, action.main)
+            self._write_down(unit, pid)
             self._statuses[reading] = (pid, name, action)
             self._loop.add_reader(reading, self._status_readable, reading)
             self._deliver(name, events.Spawned(pid))
@@ -446,14 +466,37 @@ class ProcessHost:
             self._tell(name, message)
         self._children.let_go()
 
+    def _write_down(self, unit: _Unit, pid: int) -> None:
+        if not self.settings.record:
+            return
+        start = start_time(pid)
+        if start is not None:
+            self._record.process(unit.mark - self._first_mark, pid, start)
+        if self._record.is_long:
+            first = self._first_mark
+            known = ((self._units[one.unit].mark - first, one.pid, start_time(one.pid)) for one in
+                     self._children.by_pid.values())  # fmt: skip
+            self._record.rewrite(
+                ((one.mark - first, one.name) for one in self._units.values()),
+                [(index, pid, start) for index, pid, start in known if start is not None],
+            )
+
     def _logger(self, unit: str) -> Callable[[str, int], None]:
         return lambda text, level: self.settings.log(unit, text, level)
+
+    def _log_limit(self, unit: _Unit, file: UnitFile) -> LogLimit:
+        limit = unit.log_limit
+        if limit is None:
+            say = self._logger(unit.name)
+            limit = unit.log_limit = LogLimit(file.exec, lambda count: say(f"Suppressed {count} messages.", 4))
+        limit.adopt(file.exec)
+        return limit
 
     def _begin_run(self, unit: _Unit, file: UnitFile) -> None:
         unit.in_run = True
         if unit.invocation:
             self._invocations.pop(unit.invocation, None)
-        unit.invocation = secrets.token_hex(16)
+        unit.invocation = os.urandom(16).hex()
         self._invocations[unit.invocation] = unit.name
         refused = []
         if (file.exec.oom_score_adjust or 0) < self._oom_floor:
@@ -543,6 +586,8 @@ class ProcessHost:
         unit = self._units.get(pipe.unit)
         if unit is not None and pipe in unit.pipes:
             unit.pipes.remove(pipe)
+            if not unit.pipes and unit.log_limit is not None:
+                unit.log_limit.report()
 
     # The end of processes.
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from holdfast.service.commands import Command
-from holdfast.service.events import Execed, Exited, Role, Spawn, Spawned, SpawnFailed
+from holdfast.service.events import Execed, Exited, Role, Spawn, Spawned, SpawnFailed, Start, State
 from holdfast.service.exit_status import Code, Exit
 from holdfast.service.process import kernel
-from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Lab, lab, needs_root, unit_file
+from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Driven, Lab, lab, needs_root, unit_file
 
 OK = Exit(Code.EXITED, 0)
 
@@ -450,6 +450,32 @@ def test_idle_waits_until_jobs_are_done(tmp_path: Path) -> None:
         it.host.release_idle()
         assert await it.death(pid) == OK
         assert it.of(Execed)
+
+    run(tmp_path, scene)
+
+
+def test_a_child_that_is_killed_in_its_set_up_was_never_executed(tmp_path: Path) -> None:
+    async def scene(it: Lab) -> None:
+        pid = await it.spawn(unit_file("Type=idle"), "/bin/true")
+        os.kill(pid, signal.SIGKILL)
+        assert await it.death(pid) == Exit(Code.KILLED, signal.SIGKILL)
+        assert not it.of(Execed)
+
+    run(tmp_path, scene)
+
+
+def test_type_exec_is_not_started_by_a_death_in_the_set_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never")
+
+    async def scene(it: Lab) -> None:
+        service = Driven(it, f"Type=exec\nStandardInput=file:{tmp_path}/never\nExecStart=/bin/true")
+        service.tell(Start())
+        await it.until(lambda: it.of(Spawned), "spawned")
+        assert service.machine.state is State.START
+        os.kill(it.of(Spawned)[0].pid, signal.SIGKILL)
+        await service.reach(State.FAILED)
+        assert State.START_POST not in service.states
+        assert State.RUNNING not in service.states
 
     run(tmp_path, scene)
 

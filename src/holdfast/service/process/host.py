@@ -64,7 +64,7 @@ from holdfast.service.process.plan import (
 )
 from holdfast.service.process.record import Record, run_tag
 from holdfast.service.process.record import read as read_record
-from holdfast.service.process.setup import IDLE_LIMIT_S
+from holdfast.service.process.setup import ABOUT_TO_EXECUTE, IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
 from holdfast.service.values import Limit
@@ -137,6 +137,16 @@ class HostSettings:
 
 
 @dataclass(slots=True)
+class _Status:
+    """What a child has told of its set-up so far."""
+
+    pid: int
+    unit: str
+    action: events.Spawn
+    said: bytes = b""
+
+
+@dataclass(slots=True)
 class _Unit:
     """What is known of one unit's processes."""
 
@@ -187,7 +197,7 @@ class ProcessHost:
         self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
         self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
-        self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
+        self._statuses: dict[int, _Status] = {}
         self._inotify = Inotify()
         self._spawning: dict[str, int] = {}
         self._postponed: dict[str, list[Message]] = {}
@@ -457,7 +467,7 @@ class ProcessHost:
             self._sessions[pid] = name
             self._children.add(pid, name, action.role, action.main)
             self._write_down(unit, pid)
-            self._statuses[reading] = (pid, name, action)
+            self._statuses[reading] = _Status(pid, name, action)
             self._loop.add_reader(reading, self._status_readable, reading)
             self._deliver(name, events.Spawned(pid))
         for message in self._postponed.pop(name, ()):
@@ -558,18 +568,22 @@ class ProcessHost:
         return self._idle[0]
 
     def _status_readable(self, fd: int) -> None:
-        """Of one child: nothing means that the program runs; else what failed."""
-        _pid, unit, action = self._statuses[fd]
+        """Of one child: at the end of the pipe the program runs, or a step has failed, or it was killed before."""
+        status = self._statuses[fd]
         try:
-            data = os.read(fd, MAX_STATUS)
+            while len(status.said) <= MAX_STATUS and (data := os.read(fd, MAX_STATUS)):
+                status.said += data
         except BlockingIOError:
             return
         self._forget_status(fd)
-        if not data:
-            if action.main:
+        unit, action = status.unit, status.action
+        failure = status.said.removeprefix(ABOUT_TO_EXECUTE)
+        if not failure:
+            # Without a word it was killed in its set-up: its end says so.
+            if action.main and status.said:
                 self._deliver(unit, events.Execed())
             return
-        step, reason = marshal.loads(data)
+        step, reason = marshal.loads(failure)
         path = action.command.path
         if step == "EXEC":
             self.settings.log(unit, f"Failed to locate executable {path}: {reason}", 3)
@@ -592,8 +606,8 @@ class ProcessHost:
     def _before_exit(self, child: Child) -> None:
         """What it said before it died counts first."""
         self._notify.drain()
-        for fd, (pid, _unit, _action) in list(self._statuses.items()):
-            if pid == child.pid:
+        for fd, status in list(self._statuses.items()):
+            if status.pid == child.pid:
                 self._status_readable(fd)
         unit = self._units.get(child.unit)
         for pipe in list(unit.pipes) if unit else ():

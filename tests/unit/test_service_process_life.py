@@ -468,7 +468,7 @@ def send(it: Lab, data: bytes, fds: list[int] | None = None) -> None:
 @pytest.mark.parametrize("tracking", TRACKING)
 def test_messages_are_attributed(tmp_path: Path, tracking: str) -> None:
     async def scene(it: Lab) -> None:
-        child = notifying("X_CHILD=1").removeprefix("exec ").replace('"', '\\"')
+        child = notifying("X_CHILD=1", then="time.sleep(100)").removeprefix("exec ").replace('"', '\\"')
         main = await it.spawn(unit_file(""), notifying("READY=1", then="time.sleep(100)"), notify=True)
         await it.until(lambda: it.of(Notified), "message")
         (message,) = it.of(Notified)

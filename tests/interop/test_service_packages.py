@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,7 +166,11 @@ def test_redis(machine: Machine) -> None:
 def test_nginx(machine: Machine) -> None:
     """Type=forking with PIDFile=, KillMode=mixed, ExecStop=- with a program that waits."""
     main = start(machine, "nginx")
-    fetch = ("python3", "-c", "import urllib.request as u; print(u.urlopen('http://127.0.0.1', timeout=9).status)")
+    fetch = (
+        sys.executable,
+        "-c",
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1', timeout=9).status)",
+    )
     assert machine.says(*fetch) == "200"
     assert machine.read("/run/nginx.pid").strip() == str(main)
 
@@ -343,7 +348,7 @@ def test_a_frozen_service_is_killed_by_its_watchdog(machine: Machine) -> None:
     machine.write("/run/pinger.py", program)
     machine.write(
         "/run/systemd/system/pinger.service",
-        "[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\nExecStart=python3 -S /run/pinger.py\n",
+        f"[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\nExecStart={sys.executable} -S /run/pinger.py\n",
     )
     main = start(machine, "pinger")
     crash(machine, "pinger", signal.SIGSTOP)

@@ -348,7 +348,8 @@ def test_a_frozen_service_is_killed_by_its_watchdog(machine: Machine) -> None:
     machine.write("/run/pinger.py", program)
     machine.write(
         "/run/systemd/system/pinger.service",
-        f"[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\nExecStart={sys.executable} -S /run/pinger.py\n",
+        "[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\n"
+        f"ExecStart={sys.executable} -S /run/pinger.py\n",
     )
     main = start(machine, "pinger")
     crash(machine, "pinger", signal.SIGSTOP)

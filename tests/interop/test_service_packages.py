@@ -79,6 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip(missing)
     place: Path = tmp_path_factory.mktemp("machine")
     with Machine(place, {**FILES, **_cron_jobs()}, "sysinit.target") as running:
+        running.ready()
         yield running
         end_in_order(running)
 

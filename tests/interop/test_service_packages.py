@@ -46,7 +46,7 @@ while read line </run/orders; do systemd-notify "$$line"; done; exec sleep 1000'
 """
 AS_PARENT = CLIENT.replace("NotifyAccess=all", "NotifyAccess=main")
 """As root it says that it is its parent, the main process, and may."""
-FOREIGN = AS_PARENT.replace("[Service]", "[Service]\nTimeoutStartSec=2\nUser=nobody")
+FOREIGN = AS_PARENT.replace("[Service]", "[Service]\nUser=nobody")
 FILES = {
     # The machine's own jobs must not run here; what we look for is one of the test's.
     "/etc/crontab": "",
@@ -59,7 +59,7 @@ FILES = {
     "[Service]\nWatchdogSec=5s\nRestart=on-failure\nRestartPreventExitStatus=1\n",
     "/run/systemd/system/client.service": CLIENT,
     "/run/systemd/system/as-parent.service": AS_PARENT,
-    "/run/systemd/system/foreign.service": FOREIGN,
+    "/run/systemd/system/foreign.service": FOREIGN + "TimeoutStartSec=2\n",
     "/run/systemd/system/foreign-all.service": FOREIGN.replace("NotifyAccess=main", "NotifyAccess=all"),
 }
 

@@ -411,3 +411,15 @@ def test_units_of_packages_load(machine: Machine) -> None:
         for found in machine.ask("show", *every, properties=["Id", "LoadState"])["units"]
     }
     assert set(states.values()) <= {"loaded", "masked"}, states
+
+
+@needs("redis-server")
+@needs("nginx")
+def test_without_control_groups(tmp_path: Path) -> None:
+    """As in many containers: whose a process is, is told by its lineage."""
+    with Machine(tmp_path, FILES, "sysinit.target", groups=False) as machine:
+        machine.ready()
+        for scene in (test_redis, test_nginx, test_orphans):
+            scene(machine)
+        assert "redis-server" not in machine.says("cat", f"/proc/{machine.main_pid('redis-server')}/cgroup")
+        end_in_order(machine)

@@ -194,6 +194,7 @@ class ProcessHost:
         self._children = Children(self.unit_of, self._before_exit, self._exited)
         self._children.leave_alone = lambda: self._forker.pids
         self._children.is_held = self._spawning.__contains__
+        self._children.before_deaths = self.hear
         self._children.is_busy = lambda: self._forker.asked > 0
         self._killer = Killer(self._children, self.pids, self._belongs)
         self._idle: tuple[int, int] | None = None
@@ -324,6 +325,10 @@ class ProcessHost:
             if at <= 1:
                 return None
         return None
+
+    def hear(self) -> None:
+        """All messages that were sent before now are told, whoever else fills the socket."""
+        self._notify.drain()
 
     def invocation_id(self, unit: str) -> str:
         """Of the current or last run; empty: none yet."""
@@ -576,7 +581,6 @@ class ProcessHost:
 
     def _before_exit(self, child: Child) -> None:
         """What it said before it died counts first."""
-        self._notify.drain()
         for fd, (pid, _unit, _action) in list(self._statuses.items()):
             if pid == child.pid:
                 self._status_readable(fd)

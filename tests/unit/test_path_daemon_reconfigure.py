@@ -188,6 +188,7 @@ def test_promises_are_kept_by_a_configuration_that_goes_on(tmp_path: FilePath) -
         lab.daemon._promises = promises
         async with lab:
             assert promises.broken(lab.loop.time() + 1000) is None
+            # Until udev has seen the new map a reconfigure leaves it for later, and would be done at once.
             await lab.pass_time(3)
             lab.calls.delay_s["mpath-36a"] = 25.0
             await lab.daemon.reconfigure(True)

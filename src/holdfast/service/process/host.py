@@ -32,7 +32,7 @@ from holdfast.service.process.directories import Remover
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
-from holdfast.service.process.killing import Killer
+from holdfast.service.process.killing import EMPTY_LOOKS, Killer
 from holdfast.service.process.lineage import (
     FIRST_MARK,
     MARK_RANDOM_BITS,
@@ -142,6 +142,10 @@ class _Unit:
 
     name: str
     group: cgroups.Group | None = None
+    group_killed: bool = False
+    """Nobody may be born in it any more: kernels (6.14 to 6.18 at least) take a newborn whose parent is in another
+    group for one that was to be killed.
+    """
     group_watch: int = -1
     oom_watch: int = -1
     oom_kills: int = 0
@@ -203,6 +207,7 @@ class ProcessHost:
         self._oom_floor = kernel.oom_floor()
         self._claimed = _claim_hierarchy(self.settings)
         self._hierarchy = self._claimed.hierarchy if self._claimed is not None else None
+        self._children.adopts_first = self._hierarchy is None or not self._hierarchy.unified
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._closed = False
@@ -271,6 +276,14 @@ class ProcessHost:
             return frozenset()
         if known.group is not None and known.group.exists:
             return known.group.pids() | self._entering(unit)
+        for _ in range(EMPTY_LOOKS):
+            found = self._descendants(unit)
+            if found:
+                break
+        return frozenset(found)
+
+    def _descendants(self, unit: str) -> set[int]:
+        """What one look finds; see EMPTY_LOOKS."""
         self._children.scan()
         found: set[int] = set()
         todo = [child.pid for child in self._children.of(unit)]
@@ -282,7 +295,7 @@ class ProcessHost:
             if entry.alive:
                 found.add(pid)
             todo += children_of(pid)
-        return frozenset(found)
+        return found
 
     def _entering(self, unit: str) -> set[int]:
         """Processes that have yet to enter their group, where they cannot be born in it."""
@@ -299,8 +312,8 @@ class ProcessHost:
         if self._hierarchy is not None:
             unit = self._hierarchy.unit_of(pid)
             if unit is None and not self._hierarchy.unified and (entry := read_entry(pid)) is not None:
-                # In v1 a zombie is in no group any more; its session is what it was.
-                return None if entry.alive else self._sessions.get(entry.session)
+                # In v1 a zombie is in no group any more.
+                return None if entry.alive else self._unit_by_lineage(pid)
             return unit if unit in self._units else None
         return self._unit_by_lineage(pid)
 
@@ -361,7 +374,8 @@ class ProcessHost:
             self._spawn(unit, file, action)
         elif isinstance(action, events.Kill):
             everybody = self._means_everybody(unit, file, action)
-            self._killer.kill(unit, action, everybody, self._group(unit))
+            if self._killer.kill(unit, action, everybody, self._group(unit)):
+                self._unit(unit).group_killed = True
         elif isinstance(action, events.ReadPidFile):
             self._read_pid_file(self._unit(unit), full_path(action.path))
         elif isinstance(action, events.Changed):
@@ -399,6 +413,7 @@ class ProcessHost:
     def _spawn(self, name: str, file: UnitFile, action: events.Spawn) -> None:
         unit = self._unit(name)
         self._stop_pid_file(unit)
+        self._killer.stop(name)
         if not unit.in_run:
             self._begin_run(unit, file)
         fds: list[int] = []
@@ -406,7 +421,8 @@ class ProcessHost:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             os.set_blocking(fds[0], False)
-            group_fd = unit.group.open() if unit.group is not None and unit.group.unified else -1
+            birth = unit.group is not None and unit.group.unified and not unit.group_killed
+            group_fd = unit.group.open() if unit.group is not None and birth else -1
             if group_fd >= 0:
                 fds.append(group_fd)
             limit = self._log_limit(unit, file)
@@ -498,6 +514,7 @@ class ProcessHost:
 
     def _begin_group(self, unit: _Unit, file: UnitFile, group: cgroups.Group) -> list[str]:
         """The unit's group; settings that cannot be had."""
+        unit.group_killed = unit.group_killed and group.exists
         try:
             group.make()
         except OSError as error:
@@ -517,7 +534,7 @@ class ProcessHost:
         settings, service = self.settings, file.service
         assert service is not None
         limits = dict(settings.limits)
-        if unit.group is None:
+        if unit.group is None or not unit.group.unified:
             limits["LOCKS"] = Limit(unit.mark, unit.mark)
         variables = {"INVOCATION_ID": unit.invocation, **settings.variables(unit.name)}
         if action.notify:

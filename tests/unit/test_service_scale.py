@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from holdfast.service.events import Notified, Spawn
 from tests.unit.service_lab import Lab, in_lab
-from tests.unit.service_process import Supervisor, wait_for
+from tests.unit.service_process import SOURCES, Supervisor, wait_for
 
 PLAIN = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/probe/p pause\n"
 SLEEPER = "[Service]\nExecStart=/bin/sleep 1000\n"
@@ -20,6 +21,26 @@ SLEEPER = "[Service]\nExecStart=/bin/sleep 1000\n"
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
+
+
+def test_a_supervisor_has_nothing_in_memory_that_it_never_uses() -> None:
+    code = """
+import sys
+sys.argv = ["holdfast", "service", "daemon", "--unit-path", "/nowhere", "--run-dir", "/dev/null/x"]
+from holdfast.cli.main import main
+main()
+heavy = {"ssl", "hashlib", "google_crc32c", "holdfast.lease", "holdfast.storage.device", "zoneinfo", "rich"}
+print(sorted(heavy & set(sys.modules)), "holdfast.service.manager.daemon" in sys.modules)
+import ssl
+print(ssl.OPENSSL_VERSION)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": SOURCES}
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "[] True", done.stderr
+    # Whoever needs it can have it.
+    assert "SSL" in lines[1]
 
 
 # -- pings and their deadlines, on virtual time ------------------------------------------------------------------

@@ -80,7 +80,7 @@ MAX_POSTPONED: Final = 256
 MAX_LEFT_OVER: Final = 16
 """Processes of an earlier run that are named in the log."""
 DRAIN_TURNS: Final = 16
-"""Of a pipe, before a death is told: what fits into it is read."""
+"""Of a pipe, before a death is told: what fits into it, unless its lines are very short."""
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
 
 

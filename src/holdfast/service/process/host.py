@@ -215,13 +215,20 @@ class ProcessHost:
 
     async def start(self) -> None:
         """End what a supervisor has left that was killed, then wait until processes can be started at once.
-        TimeoutError: they cannot. OSError: nothing could be left to a successor. Needed only with a record.
+        TimeoutError: they cannot. Needed only with a record.
         """
         if self.settings.record:
+            await self._succeed()
+        await self._forker.start()
+
+    async def _succeed(self) -> None:
+        try:
             recorded = await asyncio.to_thread(read_record, self.settings.record, run_tag())
             await leftovers.end(lambda: leftovers.find(recorded, self._hierarchy), self.settings.log)
             self._record.begin()
-        await self._forker.start()
+        except OSError as error:
+            # No /proc, or no room: then a successor finds control groups at best, but services can run.
+            log.error("nothing is left to a successor: %s", error)
 
     async def close(self) -> None:
         """Let go of everything. Processes of units are not touched."""

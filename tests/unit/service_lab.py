@@ -53,6 +53,9 @@ class ProbeHost(World):
     def members(self, unit: str) -> Members:
         return self._members(unit)
 
+    def hear(self) -> None:
+        pass
+
     def invocation_id(self, unit: str) -> str:
         return ""
 

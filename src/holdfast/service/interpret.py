@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from holdfast.conf_text import Assignment, Complaint, Parsed
-from holdfast.service import commands, environment, keys, words
+from holdfast.service import capability, commands, environment, keys, words
 from holdfast.service.calendar import CalendarError
 from holdfast.service.calendar import parse as parse_calendar
 from holdfast.service.exit_status import StatusSet, parse_signal, parse_statuses
@@ -191,6 +191,8 @@ class _Reader:
             self._set(key.section, field, self._units(one, old))
         elif key.kind is Kind.STATUSES:
             self._set(key.section, field, self._statuses(one, old or StatusSet()))
+        elif key.kind is Kind.CAPABILITIES:
+            self._set(key.section, field, self._capabilities(key, one, key.default if old == () else old))
         elif key.name == "TimeoutAbortSec" and not one.value:
             self._set(key.section, field, None)
         else:
@@ -266,6 +268,14 @@ class _Reader:
         for warning in warnings:
             self._complain(one, warning)
         return old | found
+
+    def _capabilities(self, key: Key, one: Assignment, old: int) -> int:
+        if not one.value:
+            return 0
+        mask, unknown = capability.merge(old, key.default, one.value)
+        for word in unknown:
+            self._complain(one, f"Failed to parse capability in bounding/ambient set, ignoring: {word}")
+        return mask
 
     def words(self, key: Key, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         """A list of words, specifiers expanded."""

@@ -143,8 +143,8 @@ class _Unit:
     name: str
     group: cgroups.Group | None = None
     group_killed: bool = False
-    """Nobody may be born in it any more: kernels (6.14 to 6.18 at least) take a newborn whose parent is in another
-    group for one that was to be killed.
+    """Nobody may be born in it any more: Linux 6.18 takes a newborn whose parent is in another group for one that
+    was to be killed. That was seen there; other versions were not looked at.
     """
     group_watch: int = -1
     oom_watch: int = -1
@@ -446,8 +446,7 @@ class ProcessHost:
     def _not_spawned(self, name: str, fds: list[int], pipe: OutputPipe | None, error: Exception) -> None:
         _close_all(fds)
         if pipe is not None:
-            pipe.close_writing_end()
-            pipe.close()
+            pipe.abandon()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         self._deliver(name, events.SpawnFailed(reason))
 
@@ -464,8 +463,7 @@ class ProcessHost:
         else:
             reading = fds.pop(0)
             _close_all(fds)
-            pipe.pid = pid
-            pipe.close_writing_end()
+            pipe.begin(pid)
             unit.pipes.append(pipe)
             unit.sessions.add(pid)
             self._sessions[pid] = name

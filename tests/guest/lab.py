@@ -16,10 +16,9 @@ from tests.guest import kernel as kernels
 from tests.guest import machine, package
 from tests.guest.chain import DEVICE, Chain, Instants
 from tests.guest.disk import Disk
-from tests.guest.machine import Guest
+from tests.guest.machine import SEARCH_PATH, Guest, Supervised
 
 IO_TIMEOUT_S: Final = 1
-SEARCH_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS: Final = {
     "sanlock": "sanlock",
     "wdmd": "sanlock",
@@ -91,6 +90,7 @@ class Lab:
         kept: Disk | None = None,
         reboots: bool = False,
         append: str = "",
+        supervised: Supervised | None = None,
     ) -> Guest:
         """Booted. `kept`: another disk, behind `disk`."""
         wanted: Sequence[str] = (*devices, *(one for each in (disk, kept) if each for one in each.devices))
@@ -100,6 +100,7 @@ class Lab:
             devices=wanted,
             reboots=reboots,
             append=append,
+            supervised=supervised,
         )
         self._ending.enter_context(guest)
         if disk:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import queue
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ BOOT_LIMIT_S: Final = 180.0
 CALL_LIMIT_S: Final = 120.0
 END_LIMIT_S: Final = 20.0
 CLOCK_QUESTIONS: Final = 5
+SEARCH_PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 MACHINE: Final = (
     *("-accel", "tcg,thread=multi", "-cpu", "max", "-machine", "pc", "-display", "none", "-nodefaults"),
     *("-action", "watchdog=reset"),
@@ -74,6 +76,35 @@ def what_is_missing() -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Supervised:
+    """A guest whose process 1 is the supervisor: its arguments, and unit files besides those of packages."""
+
+    units: Mapping[str, str]
+    arguments: Sequence[str] = ()
+    setup: str = ""
+    """Lines of a shell, before it."""
+
+    def write(self, share: Path) -> None:
+        """Into a guest's directory."""
+        directory = share / "units"
+        directory.mkdir()
+        agent = "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/run/share/agent\n"
+        for name, text in {"agent.service": agent, **self.units}.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text(text)
+        init = share / "init"
+        command = (sys.executable, "-m", "holdfast", "service", "daemon", "--unit-path",
+                   "/run/share/units:/lib/systemd/system", "agent.service", *self.arguments)  # fmt: skip
+        init.write_text(
+            "#!/bin/sh\n"
+            f"export PATH={SEARCH_PATH} PYTHONPATH={PYTHON_PATH} PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8\n"
+            # This host may be a container; what boots from its files is none.
+            f"rm -f /.dockerenv\n{self.setup}\nexec {shlex.join(command)}\n"
+        )
+        init.chmod(0o755)
+
+
 class Guest:
     """A running virtual machine."""
 
@@ -88,10 +119,12 @@ class Guest:
         memory_mib: int = 512,
         append: str = "",
         reboots: bool = False,
+        supervised: Supervised | None = None,
     ) -> None:
         """Boots; returns once the agent answers. `directory` is this guest's own; NAME-share is /run/share inside.
 
         `package` is what `package.compiled` made. `reboots`: a reset boots it again instead of ending it.
+        `supervised`: process 1 is the supervisor, and the agent one of its services.
         """
         self.name = name
         self.share = directory / f"{name}-share"
@@ -112,11 +145,16 @@ class Guest:
             f"exec {sys.executable} -S -E {PYTHON_PATH}/agent.py\n"
         )
         init.chmod(0o755)
+        if supervised is not None:
+            supervised.write(self.share)
         fds = (self._qmp[1].fileno(), self._port[1].fileno())
         command = [
             *(QEMU, "-name", name, *MACHINE, *(() if reboots else ENDS_AT_RESET), "-m", str(memory_mib)),
             *("-kernel", str(kernel.image), "-initrd", str(initramfs_path)),
-            *("-append", f"console=ttyS0 quiet panic=0 AGENT=/run/share/agent {append}"),
+            *(
+                "-append",
+                f"console=ttyS0 quiet panic=0 AGENT=/run/share/{'init' if supervised else 'agent'} {append}",
+            ),
             *("-serial", "stdio"),
             *("-chardev", f"socket,id=qmp,fd={fds[0]}", "-mon", "chardev=qmp,mode=control"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={fds[1]}"),

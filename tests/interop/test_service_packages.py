@@ -6,6 +6,7 @@ drop-ins and files of its own, each with its reason at `FILES`. Nothing of this 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.service.units import SYSTEMDS_UNITS
 from tests.unit.service_machine import Machine, what_is_missing
 from tests.unit.service_process import wait_for
 
@@ -373,3 +375,32 @@ def test_orphans(machine: Machine) -> None:
     assert machine.inside("sh", "-c", "(sleep 0.1 &) ; (true &)").returncode == 0
     wait_for(lambda: not machine.zombies(), "no zombie")
     assert machine.job("stop", "orphans") == "done"
+
+
+@needs("nginx")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGQUIT, 0), (signal.SIGKILL, 128 + signal.SIGKILL)])
+def test_the_main_unit_of_a_container(tmp_path: Path, number: int, status: int) -> None:
+    """`--main nginx.service`: its end is the container's, after all others were stopped; its status too."""
+    with Machine(tmp_path, {}, "--main", "nginx.service") as machine:
+        machine.wait_until("nginx", "active/running")
+        crash(machine, "nginx", number)
+        assert machine.ended() == status
+        log = machine.log()
+        assert "Main unit nginx.service has ended." in log
+        assert log.index("Main unit") < log.index("Stopped target sysinit.target") < log.index("Shutting down.")
+
+
+def test_units_of_packages_load(machine: Machine) -> None:
+    """Every unit file of the recorded list that is installed here, and every service: no error."""
+    listed = json.loads((Path(__file__).parents[1] / "vectors/supervisor/real-units.json").read_text())["units"]
+    there = [os.path.basename(one["path"]) for one in listed if os.path.exists(one["path"])]
+    units = [unit.replace("@.", "@15-main.") for unit in there if unit not in SYSTEMDS_UNITS]
+    for found in machine.ask("show", *units, properties=["Id", "LoadState"])["units"]:
+        assert found["LoadState"] == "loaded", found
+    services = (path.name for path in Path("/lib/systemd/system").glob("*.service"))
+    every = sorted(name for name in services if "@." not in name and name not in SYSTEMDS_UNITS)
+    states = {
+        found["Id"]: found["LoadState"]
+        for found in machine.ask("show", *every, properties=["Id", "LoadState"])["units"]
+    }
+    assert set(states.values()) <= {"loaded", "masked"}, states

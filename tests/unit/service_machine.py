@@ -74,7 +74,9 @@ class Machine(Supervisor):
         """`files`: what this machine has besides, by absolute path; one that begins with `#!` can be executed."""
         super().__init__(place, {}, *arguments)
         (place / "memory").mkdir()
+        (place / "files").mkdir()
         for path, text in files.items():
+            assert path.startswith(("/etc/", "/var/", "/run/")), "the rest is this host's"
             made = place / "files" / path.removeprefix("/")
             made.parent.mkdir(parents=True, exist_ok=True)
             made.write_text(text)

@@ -18,8 +18,11 @@ import pytest
 
 from holdfast.cli import path_asking
 from holdfast.cli.main import main
+from holdfast.cli.path_daemon import options_of
+from holdfast.cli.path_daemon import parser as daemon_parser
 from holdfast.cli.path_multipathd import multipathd_main
 from holdfast.cli.refusal import Refusal
+from holdfast.path.daemon.process_options import ANY, WORDINGS, ProcessOptions
 
 PATHS = (
     "sda\x1f8:0\x1fmpatha\x1ffaulty\x1ffailed\x1frunning\x1ftur\x1f1\x1fXX........ 2/8\x1f3\x1fscsi:spi\x1f64M\x1f"
@@ -315,3 +318,38 @@ def test_names_for_completion(answers: Answers, capsys: pytest.CaptureFixture[st
     answers.replies["show maps"] = "fail\n"
     assert main(["completion", "maps"]) == 0
     assert capsys.readouterr().out.strip() == ""
+
+
+def test_the_daemon_of_multipathds_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[ProcessOptions, bool]] = []
+
+    def start(options: ProcessOptions, foreground: bool) -> int:
+        started.append((options, foreground))
+        return 0
+
+    monkeypatch.setattr("holdfast.cli.path_daemon.start", start)
+    assert multipathd_main(["-d", "-s", "-v", "3", "-B", "-w", "--as", "0.9.4"]) == 0
+    assert multipathd_main(["--as=any"]) == 0
+    assert multipathd_main([]) == 0
+    assert started == [
+        (
+            ProcessOptions(
+                bindings_read_only=True, watch_dm_events=False, verbosity=3, time_stamps=False, wording="0.9.4"
+            ),
+            True,
+        ),
+        (ProcessOptions(), False),
+        (ProcessOptions(), False),
+    ]
+    assert multipathd_main(["-d", "--as", "0.8"]) == 1
+    assert "--as wants any, 0.9.4 or 0.14.3, not '0.8'" in capsys.readouterr().err
+    assert len(started) == 3
+
+
+def test_words_of_options_are_those_of_the_daemon() -> None:
+    for wording in WORDINGS:
+        given = daemon_parser().parse_args(["--as", wording])
+        assert options_of(given).wording == wording
+    assert options_of(daemon_parser().parse_args([])).wording == ANY

@@ -8,11 +8,12 @@ import errno
 import pytest
 
 from holdfast.lease.dump import DumpedIndex, DumpedLockspace, DumpedResource, dump, find_geometry
-from holdfast.lease.dump_text import SIZES_NOT_FOUND, Detail, dump_lines, leader_lines, printable
+from holdfast.lease.dump_text import SIZES_NOT_FOUND, Detail, dump_lines, leader_lines
 from holdfast.lease.errors import Code, LeaseError
 from holdfast.lease.geometry import LARGE, MIB, SMALL
 from holdfast.lease.inspect import Kind
 from holdfast.lease.records import decode_leader
+from holdfast.printable import printable
 from holdfast.testing.memory_disk import MemoryDisk, Transfer
 from tests.vectors.dump_cases import LEADERS, Case, build, cases, golden
 

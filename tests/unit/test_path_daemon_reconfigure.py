@@ -188,6 +188,7 @@ def test_promises_are_kept_by_a_configuration_that_goes_on(tmp_path: FilePath) -
         lab.daemon._promises = promises
         async with lab:
             assert promises.broken(lab.loop.time() + 1000) is None
+            # Until udev has seen the new map a reconfigure leaves it for later, and would be done at once.
             await lab.pass_time(3)
             lab.calls.delay_s["mpath-36a"] = 25.0
             await lab.daemon.reconfigure(True)
@@ -198,5 +199,30 @@ def test_promises_are_kept_by_a_configuration_that_goes_on(tmp_path: FilePath) -
             assert promises.broken(lab.loop.time() + 1000) is not None
             await lab.pass_time(200)
             assert promises.broken(lab.loop.time() + 1000) is None
+
+    virtual(scene)
+
+
+def test_who_hears_of_a_new_configuration(tmp_path: FilePath, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with two_paths(tmp_path) as lab:
+            await lab.pass_time(3)
+            heard: list[object] = []
+            lab.daemon.on_config = lambda config: heard.append(config.default("uxsock_timeout").value)
+            lab.conf = MULTIBUS + 'uxsock_timeout 9000\nuid_attrs "sd:ID_OTHER"\n}\n'
+            for _ in range(3):
+                await lab.daemon.reconfigure(False)
+                await lab.pass_time(1)
+            lab.conf = 'blacklist {\ndevnode "("\n}\n'
+            with pytest.raises(Refused):
+                await lab.daemon.reconfigure(False)
+            assert heard == [9000, 9000, 9000]
+            # What has to wait for a restart is said once, and again when it was taken back in between.
+            assert caplog.text.count("uid_attrs stays unset until the daemon is started again") == 1
+            lab.conf = MULTIBUS + "}\n"
+            await lab.daemon.reconfigure(False)
+            lab.conf = MULTIBUS + 'uid_attrs "sd:ID_OTHER"\n}\n'
+            await lab.daemon.reconfigure(False)
+            assert caplog.text.count("uid_attrs stays unset") == 2
 
     virtual(scene)

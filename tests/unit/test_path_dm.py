@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import struct
 
@@ -11,7 +12,17 @@ import pytest
 from holdfast.path import dm_text, dm_wire
 from holdfast.path.dm import Control, DmError, Info, map_state
 from holdfast.path.dm_text import DmTextError, GroupLine, PathLine, Table
-from holdfast.path.dm_wire import Answer, Command, DmWireError, Flag, Header, Listed, Target, UdevFlag
+from holdfast.path.dm_wire import (
+    HEADER_BYTES,
+    Answer,
+    Command,
+    DmWireError,
+    Flag,
+    Header,
+    Listed,
+    Target,
+    UdevFlag,
+)
 from holdfast.testing.fake_dm import FakeDm
 
 TWO_GROUPS = Table(
@@ -179,6 +190,38 @@ def test_no_control_node(tmp_path: object) -> None:
     with pytest.raises(DmError, match="modprobe dm-multipath") as raised:
         Control(f"{tmp_path}/control")
     assert raised.value.errno == errno.ENOENT
+
+
+def test_a_kernel_that_lies_is_refused_like_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks knows DmError only: anything else would end more than the one call."""
+    chosen = random.Random(7)
+    calls = 0
+
+    def lie(fd: int, request: int, buffer: bytearray) -> int:
+        nonlocal calls
+        calls += 1
+        start = chosen.choice((0, 12, HEADER_BYTES, HEADER_BYTES))
+        for at in range(start, len(buffer), chosen.choice((1, 3, 4))):
+            buffer[at] = chosen.choice((0, 0, 1, 0x41, 0xFF))
+        return 0
+
+    monkeypatch.setattr("holdfast.path.dm.ioctl", lie)
+    refused = 0
+    with Control(os.devnull) as control:
+        for _ in range(30):
+            for ask in (
+                control.list_devices,
+                control.target_versions,
+                lambda: control.read_map("m"),
+                lambda: control.dependencies("m"),
+                lambda: control.info("m"),
+            ):
+                try:
+                    ask()
+                except DmError:
+                    refused += 1
+    assert refused > 30
+    assert calls < 2000
 
 
 def test_not_our_kind_of_map() -> None:

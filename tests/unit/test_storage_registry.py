@@ -22,8 +22,8 @@ from holdfast.storage import (
     close_disk,
     close_storage,
     open_disk,
-    registry,
 )
+from holdfast.storage.current import registry
 
 SIZE = 1 << 20
 OPEN_S = 30.0

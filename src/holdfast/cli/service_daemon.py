@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--run-dir", metavar="DIR", help="of the sockets (/run/holdfast; else below $XDG_RUNTIME_DIR)")
     add("--unit-path", metavar="DIR[:DIR]", help="where unit files are ($SYSTEMD_UNIT_PATH, systemd's list)")
     add("--root", metavar="DIR", default="/", help="what unit and configuration files are below (/)")
+    add("--log-dir", metavar="DIR", default="", help="what units print is kept there (logs in the run directory)")
     add("--whole-boot", action="store_true", help="sysinit.target and its like come from files too")
     add("--host-actions", action="store_true",
         help="FailureAction=reboot and its like restart the host; else they end the manager")  # fmt: skip
@@ -48,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status of the manager."""
     import os
 
+    from holdfast.daemons.memory import load_asyncio_without_tls
+
+    load_asyncio_without_tls()
     from holdfast.service.load import search_path
     from holdfast.service.manager.options import ManagerOptions, default_run_dir
     from holdfast.service.manager.process import run_process
@@ -59,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         unit_path=search_path(environment),
         root=os.path.abspath(arguments.root),
         units=tuple(mangle(unit) for unit in arguments.units),
+        log_dir=os.path.abspath(arguments.log_dir) if arguments.log_dir else "",
         main=mangle(arguments.main) if arguments.main else "",
         whole_boot=arguments.whole_boot,
         host_actions=arguments.host_actions,

@@ -58,8 +58,8 @@ def show_run(arguments: argparse.Namespace) -> int:
 
 def _print(properties: dict[str, str], arguments: argparse.Namespace) -> None:
     for key, text in properties.items():
-        # A list of commands has a line for each.
-        for value in text.split("\n") if key.startswith("Exec") else [text]:
+        # Lists of commands and of addresses have a line for each.
+        for value in text.split("\n") if key == "Listen" or key.startswith("Exec") else [text]:
             if value or arguments.all or arguments.property:
                 print(value if arguments.value else f"{key}={value}")
 

@@ -24,7 +24,7 @@ from holdfast.daemons.log_sinks import (
     SystemLogSink,
     stderr_is_journal,
 )
-from holdfast.lease.dump_text import printable
+from holdfast.printable import printable
 
 LOG_NONE: Final = -1
 LOG_ERR: Final = 3

@@ -14,6 +14,7 @@ from holdfast.lease.geometry import MIB, Geometry
 from holdfast.lease.inspect import Kind
 from holdfast.lease.records import Leader
 from holdfast.lease.timing import DEFAULT_IO_TIMEOUT_S
+from holdfast.printable import printable
 from holdfast.storage.disk import Disk
 
 SIZES_NOT_FOUND = "Cannot find sector_size and align_size, set with -A and -Z."
@@ -100,16 +101,6 @@ def leader_fields(leader: Leader, kind: Kind) -> list[tuple[str, str]]:
             strict=True,
         ),
     ]
-
-
-def printable(name: str) -> str:
-    """A name from storage, safe to print: control characters and bytes that are no text as \\xNN."""
-    return "".join(
-        character
-        if character.isprintable()
-        else "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
-        for character in name
-    )
 
 
 def _right(name: str, width: int) -> str:

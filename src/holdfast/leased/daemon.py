@@ -34,7 +34,7 @@ from holdfast.leased.options import DaemonOptions
 from holdfast.leased.record import RecordUnwritable
 from holdfast.leased.settings import HOST_RUN_DIR
 from holdfast.observe.recorder import open_recorder
-from holdfast.storage import close_storage, registry
+from holdfast.storage.current import close_storage, registry
 from holdfast.version import __version__
 
 log = logging.getLogger(__name__)

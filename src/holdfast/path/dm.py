@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from holdfast.path import dm_text, dm_wire
 from holdfast.path.dm_wire import Answer, Command, Flag, Header, Listed, Target
@@ -21,6 +21,8 @@ from holdfast.path.ioctl import ioctl
 CONTROL: Final = "/dev/mapper/control"
 SECTOR_BYTES: Final = 512
 UUID_PREFIX: Final = "mpath-"
+
+T = TypeVar("T")
 
 
 class DmError(OSError):
@@ -151,6 +153,14 @@ def map_state(info: Info, table: list[Target], status: list[Target]) -> MapState
         raise DmError(errno.EINVAL, f"{info.name}: {error}") from error
 
 
+def _decoded(decode: Callable[[Answer], T], answer: Answer) -> T:
+    """DmError EPROTO for an answer that cannot be one: callers have one kind of refusal to deal with."""
+    try:
+        return decode(answer)
+    except dm_wire.DmWireError as error:
+        raise DmError(errno.EPROTO, f"{answer.header.name or 'device-mapper'}: {error}") from error
+
+
 class Control:
     """/dev/mapper/control, open. Close it, or use it as a context manager."""
 
@@ -196,12 +206,14 @@ class Control:
 
     def target_versions(self) -> dict[str, tuple[int, int, int]]:
         """Targets that are loaded now, by name."""
-        return dm_wire.decode_versions(self._call(Command.LIST_VERSIONS, Header(), room=dm_wire.FIRST_BUFFER))
+        return _decoded(
+            dm_wire.decode_versions, self._call(Command.LIST_VERSIONS, Header(), room=dm_wire.FIRST_BUFFER)
+        )
 
     def list_devices(self) -> list[Listed]:
         """All devices, whoever made them."""
         header = Header(version=dm_wire.VERSION_POLL, flags=Flag.UUID)  # Without it the kernel tells no uuids.
-        return dm_wire.decode_list(self._call(Command.LIST_DEVICES, header, room=dm_wire.FIRST_BUFFER))
+        return _decoded(dm_wire.decode_list, self._call(Command.LIST_DEVICES, header, room=dm_wire.FIRST_BUFFER))
 
     def info(self, name: str) -> Info:
         return Info.of(self._call(Command.DEV_STATUS, _header(name)).header)
@@ -209,7 +221,7 @@ class Control:
     def targets(self, name: str, flags: Flag) -> tuple[Info, list[Target]]:
         """Table lines with Flag.STATUS_TABLE, status lines without."""
         answer = self._call(Command.TABLE_STATUS, _header(name, flags), room=dm_wire.FIRST_BUFFER)
-        return Info.of(answer.header), dm_wire.decode_targets(answer)
+        return Info.of(answer.header), _decoded(dm_wire.decode_targets, answer)
 
     def read_map(self, name: str) -> MapState:
         # The event number of the first answer: an event after it is seen again, none is lost.
@@ -218,7 +230,9 @@ class Control:
 
     def dependencies(self, name: str) -> list[int]:
         """Device numbers that its table uses."""
-        return dm_wire.decode_deps(self._call(Command.TABLE_DEPS, _header(name), room=dm_wire.FIRST_BUFFER))
+        return _decoded(
+            dm_wire.decode_deps, self._call(Command.TABLE_DEPS, _header(name), room=dm_wire.FIRST_BUFFER)
+        )
 
     def message(self, name: str, message: str) -> None:
         self._call(Command.TARGET_MSG, _header(name), dm_wire.encode_message(message))

@@ -13,7 +13,8 @@ from typing import Final, Protocol, TypeVar
 
 from holdfast.path.dm import DeviceMapper, DmError, MapState
 from holdfast.path.dm_text import Table
-from holdfast.storage.threads import Job, Lane, ThreadPool
+from holdfast.path.thread_call import LaneFullError, Lanes, Overdue
+from holdfast.storage.threads import ThreadPool
 
 CALL_TIMEOUT_S: Final = 30.0
 MAX_DM_THREADS: Final = 256
@@ -49,8 +50,7 @@ class ThreadedKernel:
     def __init__(self, dm: DeviceMapper, pool: ThreadPool | None = None) -> None:
         """To be made on the running loop."""
         self._dm = dm
-        self._pool = pool or ThreadPool(asyncio.get_running_loop(), MAX_DM_THREADS)
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = Lanes(pool or ThreadPool(asyncio.get_running_loop(), MAX_DM_THREADS))
 
     async def read_map(self, name: str) -> MapState:
         return await self.call(name, lambda dm: dm.read_map(name))
@@ -63,39 +63,13 @@ class ThreadedKernel:
 
     async def call(self, name: str, work: Callable[[DeviceMapper], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         """`work` in a thread of that map's lane."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def call() -> object:
-            try:
-                return work(self._dm)
-            except Exception as error:  # handed to whoever waits, whatever it is
-                return error
-
-        def done(result: object) -> None:
-            if lane.is_idle:
-                self._lanes.pop(name, None)
-            if answer.done():
-                return
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)  # type: ignore[arg-type]
-
-        lane = self._lanes.setdefault(name, Lane(self._pool))
-        job = Job(call, done)
         try:
-            lane.run(job)
-        except BlockingIOError as error:
-            raise DmError(errno.EBUSY, f"{name}: too many calls for this map hang") from error
-        try:
-            return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
-        except TimeoutError:
+            return await self._lanes.run(name, lambda: work(self._dm), timeout_s)
+        except Overdue:
             raise DmError(errno.ETIMEDOUT, f"{name}: the kernel did not answer in {timeout_s:g} s") from None
-        finally:
-            if not answer.done():
-                answer.cancel()
-                lane.abandon(job)
+        except LaneFullError as error:
+            raise DmError(errno.EBUSY, f"{name}: too many calls for this map hang") from error
 
     def close(self) -> None:
         """End the threads that are idle. Does not wait for those that hang."""
-        self._pool.close()
+        self._lanes.close()

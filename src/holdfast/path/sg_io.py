@@ -8,7 +8,6 @@ descriptor that a call still uses.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +27,7 @@ from holdfast.path.sg import (
     encode_header,
     run_exchange,
 )
+from holdfast.path.thread_call import Overdue, ThreadCall
 from holdfast.storage.threads import Job, Lane, ThreadPool
 
 MAX_OUTSTANDING: Final = 2
@@ -92,36 +92,16 @@ class SgPath:
         """
         if self._closed or self._outstanding >= MAX_OUTSTANDING:
             raise SgStalled
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Result] = loop.create_future()
-
-        def call() -> object:
-            try:
-                return run_exchange(exchange(), self._execute)
-            except Exception as error:  # handed to whoever waits, whatever it is
-                return error
-
-        def done(result: object) -> None:
-            self._one_less()
-            if answer.done():
-                return
-            if isinstance(result, Exception):
-                answer.set_exception(result)
-            else:
-                answer.set_result(result)  # type: ignore[arg-type]
-
-        job = Job(call, done)
-        self._lane.run(job)
+        call = ThreadCall(self._lane, lambda: run_exchange(exchange(), self._execute), self._one_less)
+        call.start()
         self._outstanding += 1
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
-        except TimeoutError:
+            return await call.wait(timeout_s)
+        except Overdue:
             raise SgTimeout from None
         finally:
-            if not answer.done():
-                answer.cancel()
-                if self._lane.abandon(job):
-                    self._one_less()  # It never had a thread.
+            if call.withdrawn:
+                self._one_less()
 
     def _one_less(self) -> None:
         self._outstanding -= 1

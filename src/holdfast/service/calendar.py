@@ -7,7 +7,6 @@ from __future__ import annotations
 import calendar
 import datetime
 import re
-import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -167,6 +166,8 @@ def _is_zone(word: str) -> bool:
         return True
     if not word[0].isalpha() or ("/" not in word and word.lower() in _LONG_DAYS):
         return False
+    import zoneinfo  # A few hundred KiB that few need; whoever has a zone has it from here on.
+
     try:
         zoneinfo.ZoneInfo(word)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -279,6 +280,8 @@ def next_elapse(spec: CalendarSpec, after: datetime.datetime) -> datetime.dateti
     """The first time after `after` (aware; local times are those of its zone) that fits; None: never again."""
     zone: datetime.tzinfo | None = after.tzinfo
     if spec.zone:
+        import zoneinfo  # Of a zone: `parse` has loaded it.
+
         zone = datetime.UTC if spec.zone == "UTC" else zoneinfo.ZoneInfo(spec.zone)
     local = after.astimezone(zone)
     first = local.date()

@@ -24,7 +24,14 @@ from holdfast.service.run import Members
 from holdfast.service.settings import Condition, UnitFile
 from holdfast.service.transaction import TransactionError, build
 from holdfast.service.triggers.machine import Actions, TriggerMachine, active_of
-from holdfast.service.triggers.messages import Activate, NotActivated, TriggerAction, Triggered, TriggerEvent
+from holdfast.service.triggers.messages import (
+    Activate,
+    NotActivated,
+    Serve,
+    TriggerAction,
+    Triggered,
+    TriggerEvent,
+)
 from holdfast.service.triggers.path_rules import PathMachine
 from holdfast.service.triggers.socket_rules import SocketMachine
 from holdfast.service.triggers.timer_rules import TimerMachine
@@ -358,6 +365,8 @@ class Core:
             if isinstance(action, Activate):
                 self._activate(unit, action)
                 continue
+            if isinstance(action, Serve) and action.variables:
+                self._variables[action.unit] = action.variables
             if isinstance(action, events.Spawn) and unit in self._variables:
                 action = replace(action, variables={**action.variables, **self._variables[unit]})
             self._put(unit, action)

@@ -245,6 +245,8 @@ def _exec_keys(section: str) -> Iterator[Key]:
     for name in "TTYReset TTYVHangup TTYVTDisallocate NoNewPrivileges CPUSchedulingResetOnFork".split():
         yield Key(name, section, _B, 2, False)
     yield Key("SyslogLevelPrefix", section, _B, 2, True)
+    yield Key("LogRateLimitIntervalSec", section, _S, 2, 30 * _SEC)
+    yield Key("LogRateLimitBurst", section, _I, 2, 10_000)
     yield Key("IgnoreSIGPIPE", section, _B, 2, True)
     for name in "Nice IOSchedulingPriority CPUSchedulingPriority OOMScoreAdjust".split():
         yield Key(name, section, _I, 2)
@@ -294,8 +296,8 @@ _SKIPPED: Final = (
     "IOWriteIOPSMax IODeviceLatencyTargetSec AllowedCPUs AllowedMemoryNodes StartupAllowedCPUs "
     "StartupAllowedMemoryNodes MemoryLimit DefaultMemoryMin DefaultMemoryLow DisableControllers ManagedOOMSwap "
     "ManagedOOMMemoryPressure ManagedOOMMemoryPressureLimit ManagedOOMPreference MemoryPressureWatch "
-    "MemoryPressureThresholdSec CoredumpFilter CoredumpReceive Personality PAMName LogNamespace LogRateLimitBurst "
-    "LogRateLimitIntervalSec LogFilterPatterns TTYRows TTYColumns TimeoutCleanSec SetLoginEnvironment MemoryKSM "
+    "MemoryPressureThresholdSec CoredumpFilter CoredumpReceive Personality PAMName LogNamespace "
+    "LogFilterPatterns TTYRows TTYColumns TimeoutCleanSec SetLoginEnvironment MemoryKSM "
     "MemoryZSwapMax MemoryZSwapWriteback CPUSchedulingPolicyFlags Capabilities"
 ).split()
 _LOUD: Final = frozenset("RootImage LoadCredential LoadCredentialEncrypted SetCredential PAMName".split())

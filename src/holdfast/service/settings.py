@@ -147,6 +147,8 @@ class ExecSettings:
     syslog_level: str = ""
     syslog_level_prefix: bool = True
     log_level_max: str = ""
+    log_rate_limit_interval_sec: int = 30 * USEC_PER_SEC
+    log_rate_limit_burst: int = 10_000
     log_extra_fields: Names = ()
     nice: int | None = None
     io_scheduling_class: str = ""

@@ -6,18 +6,33 @@
 
 Devices of one event loop are shared and stay open for a while after `close_disk`; rule 12 (no second write
 beside one of unknown outcome) holds across closing and opening again. `close_storage()` ends it all.
+
+Names are loaded on first use: the supervisor needs this folder's threads and nothing else of it.
 """
 
 from __future__ import annotations
 
-import asyncio
+TYPE_CHECKING = False
 
-from holdfast.storage.buffers import POOL, Buffer, BufferPool
-from holdfast.storage.device import Device
-from holdfast.storage.disk import Disk
-from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
-from holdfast.storage.faults import Faults
-from holdfast.storage.registry import DeviceRegistry
+if TYPE_CHECKING:
+    from holdfast.storage.buffers import POOL, Buffer, BufferPool
+    from holdfast.storage.current import close_disk, close_storage, open_disk
+    from holdfast.storage.device import Device
+    from holdfast.storage.disk import Disk
+    from holdfast.storage.errors import DeadlineError, PendingRead, StorageError
+    from holdfast.storage.faults import Faults
+    from holdfast.storage.registry import DeviceRegistry
+
+_HOMES = {
+    "buffers": ("POOL", "Buffer", "BufferPool"),
+    "current": ("close_disk", "close_storage", "open_disk"),
+    "device": ("Device",),
+    "disk": ("Disk",),
+    "errors": ("DeadlineError", "PendingRead", "StorageError"),
+    "faults": ("Faults",),
+    "registry": ("DeviceRegistry",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "POOL",
@@ -33,42 +48,17 @@ __all__ = [
     "close_disk",
     "close_storage",
     "open_disk",
-    "registry",
 ]
 
-_registries: dict[asyncio.AbstractEventLoop, DeviceRegistry] = {}
 
+if not TYPE_CHECKING:
+    # Hidden from type checkers: they know the names above, and must report others.
+    def __getattr__(name: str) -> object:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-def registry() -> DeviceRegistry:
-    """The running loop's registry, made on first use. Those of closed loops are given back."""
-    loop = asyncio.get_running_loop()
-    found = _registries.get(loop)
-    if found is None:
-        for closed in [other for other in _registries if other.is_closed()]:
-            _registries.pop(closed).close()
-        found = _registries[loop] = DeviceRegistry()
-    return found
-
-
-async def open_disk(
-    path: str, *, timeout_s: float, faults: Faults | None = None, read_only: bool = False
-) -> Device:
-    """Open `path` for synchronous direct I/O; give it back with `close_disk`.
-
-    With `faults` its I/O obeys their control file, and rule 12 counts it as another host's. Raises
-    StorageError (ENOENT, EACCES, EROFS, ENOTBLK, EISDIR, ...) or DeadlineError: it answers in `timeout_s`,
-    even when the storage hangs. `read_only`: for probes; nothing can be written then.
-    """
-    return await registry().open(path, timeout_s, faults, read_only=read_only)
-
-
-def close_disk(disk: Device) -> None:
-    """Give back what `open_disk` returned. I/O that is still outstanding lives on."""
-    registry().release(disk)
-
-
-def close_storage() -> None:
-    """Close all devices of the running loop and end its engines. Does not wait for what hangs."""
-    found = _registries.pop(asyncio.get_running_loop(), None)
-    if found is not None:
-        found.close()
+        value = getattr(import_module(f"holdfast.storage.{home}"), name)
+        globals()[name] = value
+        return value

@@ -7,7 +7,8 @@ import errno
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from holdfast.storage.threads import Job, Lane, ThreadPool
+from holdfast.path.thread_call import LaneFullError, Lanes, Overdue
+from holdfast.storage.threads import ThreadPool
 
 TIMEOUT_S: Final = 60.0
 """Longer than a state file waits for its lock."""
@@ -21,41 +22,19 @@ class Threads:
 
     def __init__(self) -> None:
         """On the running loop."""
-        self._pool = ThreadPool(asyncio.get_running_loop(), MAX_THREADS)
-        self._lanes: dict[str, Lane] = {}
+        self._lanes = Lanes(ThreadPool(asyncio.get_running_loop(), MAX_THREADS))
 
     async def run(self, lane: str, work: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def call() -> object:
-            try:
-                return work(), None
-            except Exception as error:  # handed to whoever waits, whatever it is
-                return None, error
-
-        def done(result: tuple[T, Exception | None]) -> None:
-            if not answer.done():
-                value, error = result
-                if error is not None:
-                    answer.set_exception(error)
-                else:
-                    answer.set_result(value)
-
-        threads = self._lanes.setdefault(lane, Lane(self._pool))
-        job = Job(call, done)
-        threads.run(job)
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), timeout_s)
-        except TimeoutError:
+            return await self._lanes.run(lane, work, timeout_s)
+        except Overdue:
             raise OSError(errno.ETIMEDOUT, f"{lane}: no answer in {timeout_s:g} s") from None
-        finally:
-            if not answer.done():
-                answer.cancel()
-                threads.abandon(job)
+        except LaneFullError as error:
+            raise OSError(errno.EAGAIN, f"{lane}: too many calls hang") from error
 
     def close(self) -> None:
         """End the threads that are idle. Does not wait for those that hang."""
-        self._pool.close()
+        self._lanes.close()
 
 
 class Inline:

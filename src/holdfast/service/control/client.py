@@ -50,10 +50,13 @@ class Client:
         return reply
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happens from now on, until the manager ends or this reader is too slow."""
+        """What happens from this call on, until the manager ends or this reader is too slow."""
         self._send("subscribe", [], {})
-        self._sock.settimeout(None)
         self._next()
+        self._sock.settimeout(None)
+        return self._rest()
+
+    def _rest(self) -> Iterator[dict[str, Any]]:
         while (item := self._next()) is not None:
             yield item
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from holdfast.service.commands import Command
+from holdfast.service.control.trigger_properties import trigger_properties
 from holdfast.service.events import Role
 from holdfast.service.exit_status import Code
 from holdfast.service.manager.history import NEVER, History, Instant, Ran
@@ -59,8 +60,7 @@ def unit_properties(manager: Manager, name: str) -> dict[str, str]:
     if unit.type == "service":
         found.update(_service(manager, unit.name, file, history))
     elif unit.type in ("socket", "timer", "path"):
-        trigger = core.triggers.get(unit.name)
-        found["Result"] = trigger.result.value if trigger else "success"
+        found.update(trigger_properties(file, core.triggers.get(unit.name), unit.name))
     found["Id"] = unit.name
     found["Names"] = " ".join([unit.name, *core.graph.aliases_of(unit.name)])
     for kind in DEPENDENCIES:
@@ -289,7 +289,7 @@ def _quoted(text: str) -> str:
 
 def manager_properties(manager: Manager, extra: Callable[[], dict[str, str]] = dict) -> dict[str, str]:
     """`systemctl show` without a unit."""
-    core = manager.core
+    core, defaults = manager.core, manager.loader.defaults
     failed = failed_units(manager)
     return {
         "Architecture": "",
@@ -298,6 +298,12 @@ def manager_properties(manager: Manager, extra: Callable[[], dict[str, str]] = d
         "NJobs": str(len(core.jobs)),
         "UnitPath": " ".join(manager.loader.directories),
         "ServiceWatchdogs": yes(manager.watchdogs_enabled),
+        "DefaultTimeoutStartUSec": format_timespan(defaults.timeout_start_sec),
+        "DefaultTimeoutStopUSec": format_timespan(defaults.timeout_stop_sec),
+        "DefaultRestartUSec": format_timespan(defaults.restart_sec),
+        "DefaultStartLimitIntervalUSec": format_timespan(defaults.start_limit_interval_sec),
+        "DefaultStartLimitBurst": str(defaults.start_limit_burst),
+        "DefaultTimerAccuracyUSec": format_timespan(defaults.timer_accuracy_sec),
     } | extra()
 
 

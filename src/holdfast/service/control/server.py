@@ -162,7 +162,8 @@ class _Connection:
         try:
             self._send(wire.reply(request.id, {"ok": True}))
             while (item := await watcher.next()) is not None:
-                self._send(wire.reply(request.id, dict(item)))
+                if self._privileged or item.get("event") != "log":
+                    self._send(wire.reply(request.id, dict(item)))
         finally:
             self._feed.leave(watcher)
 

@@ -7,7 +7,9 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from holdfast.service import install
+from msgspec.structs import replace
+
+from holdfast.service import install, log_files
 from holdfast.service.control import properties, snapshot
 from holdfast.service.control.properties import manager_properties, unit_properties, wanted
 from holdfast.service.control.wire import ControlError, Request
@@ -31,6 +33,8 @@ JOBS: Final = {
     "try-reload-or-restart": JobType.TRY_RELOAD,
     "isolate": JobType.START,
 }
+MAX_LOG_LINES: Final = 10_000
+"""Of one answer."""
 ENDINGS: Final = ("exit", "reboot", "poweroff", "halt", "kexec")
 Reply = dict[str, Any]
 
@@ -48,6 +52,7 @@ class Verbs:
             "reset-failed": self._reset_failed,
             "daemon-reload": self._daemon_reload,
             "cancel": self._cancel,
+            "logs": self._logs,
         }
         reading: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             "show": self._show,
@@ -64,6 +69,9 @@ class Verbs:
     async def answer(self, request: Request, privileged: bool) -> Reply:
         """One request. ControlError."""
         if request.verb in self._reading:
+            if not privileged:
+                # What services print is theirs and root's.
+                request = replace(request, lines=0)
             return await self._reading[request.verb](request)
         if request.verb == "service-watchdogs":
             return self._watchdogs(request, privileged)
@@ -208,6 +216,17 @@ class Verbs:
         for one, lines in zip(units, commands, strict=True):
             one["processes"] = lines
         return {"units": units}
+
+    async def _logs(self, request: Request) -> Reply:
+        """From the files, which have what earlier managers have heard too."""
+        store = self.manager.store
+        if store is None:
+            return {"lines": [], "whole": True, "units": []}
+        names = [self.manager.core.graph.resolve(_name(unit)) for unit in request.units]
+        count = max(0, min(request.lines, MAX_LOG_LINES))
+        whole = await store.flush()
+        found = await self.manager.loader.offload(log_files.read, store.directory, names, count, request.since)
+        return {"lines": found, "whole": whole, "units": names}
 
     async def _units(self, request: Request) -> Reply:
         return {"units": snapshot.rows(self.manager)}

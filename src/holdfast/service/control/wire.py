@@ -32,6 +32,9 @@ class Request(msgspec.Struct, frozen=True):
     """Of `exit`, `reboot` ...: `ordered`, `force` or `immediate`."""
     enabled: bool | None = None
     lines: int = 10
+    """Of `status` and `logs`."""
+    since: int = 0
+    """Of `logs`: microseconds of wall time."""
     all: bool = False
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast import notify
+from holdfast.daemons import memory
 from holdfast.service.conditions import answer
 from holdfast.service.control.server import ControlServer, listen
 from holdfast.service.control.verbs import Verbs
@@ -22,6 +23,7 @@ from holdfast.service.manager.emergency import Place, System, find_place, system
 from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
 from holdfast.service.manager.shell import Shell
@@ -101,7 +103,8 @@ async def _live(
         return answer(condition, asserted, view, lambda text: log.warning("%s", text))
 
     shell = Shell(options)
-    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers)
+    store = LogStore(options.log_path)
+    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store)
     await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:
@@ -121,6 +124,7 @@ async def _live(
         log.info("supervisor started, socket %s", options.control_path)
         loop.call_soon(on_ready)
         try:
+            manager.watch(_once_idle(manager, memory.settle))
             await life.begin()
             notify.ready()
             status = await life.ended
@@ -136,3 +140,17 @@ async def _live(
                 os.unlink(options.control_path)
             except OSError:
                 pass
+
+
+def _once_idle(manager: Manager, call: Callable[[], None]) -> Callable[[], None]:
+    """A watcher that has something done once, when the jobs of the start have ended."""
+    loop = asyncio.get_running_loop()
+    done = False
+
+    def look() -> None:
+        nonlocal done
+        if manager.was_idle and not done:
+            done = True
+            loop.call_soon(call)
+
+    return look

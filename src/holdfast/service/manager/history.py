@@ -15,7 +15,9 @@ from holdfast.service.events import Active, Role
 from holdfast.service.exit_status import Exit
 
 MAX_LINES: Final = 100
-"""Of a unit's log that are kept here."""
+"""Of a unit's log that are kept here; all others are in its files (`log_store.py`)."""
+MAX_TEXT: Final = 1024
+"""Of such a line; with a thousand units that is memory."""
 MAX_COMMANDS: Final = 64
 """Commands of a run whose end is remembered."""
 
@@ -79,6 +81,12 @@ class History:
     main: Ran | None = None
     """The latest main process."""
     lines: collections.deque[Line] = field(default_factory=lambda: collections.deque(maxlen=MAX_LINES))
+
+    def said(self, line: Line) -> None:
+        """A line for its log."""
+        if len(line.text) > MAX_TEXT:
+            line = Line(line.at, line.text[:MAX_TEXT] + "...", line.level)
+        self.lines.append(line)
 
     def changed(self, old: Active, new: Active, at: Instant) -> None:
         """Another active state, or another sub-state of the same."""

@@ -70,7 +70,7 @@ class Loader:
         self.graph = Graph({})
         self.places: dict[str, Place] = {}
         self._host = host
-        self._defaults = defaults
+        self.defaults = defaults
         self._own = frozenset() if whole_boot else MANAGERS_TARGETS
         self._hidden = frozenset() if whole_boot else SYSTEMDS_UNITS
         self._say = say
@@ -86,7 +86,7 @@ class Loader:
         stamp = tuple(self._time_of(directory) for directory in self.directories)
         if self._files is None or stamp != self._stamp or self._is_fresh(stamp):
             self._files = UnitFiles(
-                self.root, self.directories, self._host, self._defaults, self._own, self._hidden
+                self.root, self.directories, self._host, self.defaults, self._own, self._hidden
             )
             self._stamp = stamp
         return self._files

@@ -11,6 +11,7 @@ import asyncio
 import datetime
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -22,10 +23,11 @@ from holdfast.service.machine import Machine
 from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
 from holdfast.service.manager.feed import Feed
-from holdfast.service.manager.history import History, Line, Ran, now_at
+from holdfast.service.manager.history import History, Instant, Line, Ran, now_at
 from holdfast.service.manager.hosts import HostFactory, Triggers
 from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.queue import Job, JobDone
 from holdfast.service.settings import Condition
@@ -53,8 +55,9 @@ class Manager:
         place: Place = Place.BESIDE,
         make_triggers: Callable[[Manager], Triggers] | None = None,
         wall: Callable[[], datetime.datetime] = local_time,
+        store: LogStore | None = None,
     ) -> None:
-        """`holds` answers conditions."""
+        """`holds` answers conditions; `store` keeps what units say."""
         self.loader = loader
         self.place = place
         self.feed = Feed()
@@ -78,6 +81,8 @@ class Manager:
         """By unit whose process is being started: what has to wait for the answer, in order."""
         self._collectable: set[str] = set()
         self._went_down: set[str] = set()
+        self._line_at = 0
+        self.store = store
         self.host = make_host(self.deliver)
         self.triggers = make_triggers(self) if make_triggers else None
         self._judge = Judge(holds, loader.offload, self._judged)
@@ -450,9 +455,21 @@ class Manager:
         if level >= DEBUG:
             log.debug("%s", line)
             return
-        at = now_at(self.now())
-        self.history(unit).lines.append(Line(at, line, level))
-        self.feed.put({"event": "log", "unit": unit, "level": level, "text": line, "at": at.real})
+        self._note(unit, line, level)
+
+    def heard(self, unit: str, line: str, level: int) -> None:
+        """A line that a service has printed, of any level."""
+        self._note(unit, line, level)
+
+    def _note(self, unit: str, line: str, level: int) -> None:
+        # Each line has an instant of its own, so that a reader knows which ones it has seen.
+        self._line_at = max(self._line_at + 1, time.time_ns() // 1000)
+        at = self._line_at
+        self.history(unit).said(Line(Instant(at, self.now()), line, level))
+        if self.store is not None:
+            self.store.put(at, unit, level, line)
+        if self.feed.is_watched:
+            self.feed.put({"event": "log", "unit": unit, "level": level, "text": line, "at": at})
         log.log(_LEVELS.get(level, logging.INFO), "%s", line)
 
     # Units that nobody needs any more.
@@ -505,6 +522,8 @@ class Manager:
         if self.triggers is not None:
             await self.triggers.close()
         await self.host.close()
+        if self.store is not None:
+            await self.store.close()
         if self._timer is not None:
             self._timer.cancel()
         for waiters in self._waiters.values():

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
+from holdfast.service import log_files
 from holdfast.service.load import SYSTEM_PATH
 
 RUN_DIR: Final = "/run/holdfast"
@@ -41,6 +42,14 @@ class ManagerOptions:
     """The watchdog daemon resets the host when this loop has not turned for so long; 0: it is not asked to."""
     watchdog_socket: str = ""
     """Of the watchdog daemon; empty: the usual one."""
+
+    log_dir: str = ""
+    """What units say is kept there; empty: below the run directory."""
+
+    @property
+    def log_path(self) -> str:
+        """The directory of the units' logs."""
+        return self.log_dir or os.path.join(self.run_dir, log_files.DIRECTORY)
 
     @property
     def control_path(self) -> str:

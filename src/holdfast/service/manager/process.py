@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 from typing import Final
 
-from holdfast.daemons import priority
+from holdfast.daemons import memory, priority
 from holdfast.daemons.log import LOG_DEBUG, LOG_INFO, LOG_NONE, DaemonLog, LogSettings
 from holdfast.service.manager.daemon import run_daemon
 from holdfast.service.manager.options import ManagerOptions, StartError
@@ -34,8 +33,7 @@ def run_process(options: ManagerOptions, verbose: bool = False) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         os.umask(UMASK)
         priority.raise_descriptor_limit()
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         return run_daemon(options)
     except StartError as error:
         log.error("%s", error)

@@ -10,6 +10,7 @@ from holdfast.service.queue import Job, JobDone
 from holdfast.service.units import Unit
 
 _AT_ONCE: Final = ("simple", "idle")
+_STOPPED: Final = {"target": "Stopped target", "socket": "Closed"}
 _STOPPING: Final = (State.STOP, State.STOP_SIGTERM)
 
 
@@ -40,7 +41,7 @@ def job_done(done: JobDone, unit: Unit, active: Active, was_up: bool) -> tuple[s
     if done.type in (JobType.START, JobType.RESTART):
         return _started(done, unit, name, active)
     if done.type is JobType.STOP and done.result is JobResult.DONE and was_up:
-        return (f"Stopped target {name}." if unit.type == "target" else f"Stopped {name}."), 6
+        return f"{_STOPPED.get(unit.type, 'Stopped')} {name}.", 6
     if done.type is JobType.RELOAD:
         return (f"Reloaded {name}.", 6) if done.result is JobResult.DONE else (f"Reload failed for {name}.", 4)
     return None
@@ -53,7 +54,8 @@ def _started(done: JobDone, unit: Unit, name: str, active: Active) -> tuple[str,
         service = unit.file.service if unit.file else None
         if service is not None and service.type == "oneshot":
             return f"Finished {name}.", 6
-        return None if active is Active.INACTIVE else (f"Started {name}.", 6)
+        begun = "Listening on" if unit.type == "socket" else "Started"
+        return None if active is Active.INACTIVE else (f"{begun} {name}.", 6)
     if done.result is JobResult.FAILED:
         return f"Failed to start {name}.", 3
     if done.result is JobResult.TIMEOUT:

@@ -9,6 +9,7 @@ from holdfast.service.events import Event
 from holdfast.service.manager.hosts import Host, Triggers
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import NOTIFY_NAME, ManagerOptions, StartError
+from holdfast.service.process import record
 from holdfast.service.process.host import HostSettings, ProcessHost
 from holdfast.service.process.output import Line
 from holdfast.service.triggers.host import TriggerHost
@@ -28,6 +29,7 @@ class Shell:
         """Who starts, signals and watches processes. StartError."""
         settings = HostSettings(
             notify_socket=os.path.join(self._options.run_dir, NOTIFY_NAME),
+            record=os.path.join(self._options.run_dir, record.NAME),
             log=self._log,
             output=self._output,
             sockets=self._sockets,
@@ -70,7 +72,7 @@ class Shell:
     def _output(self, line: Line) -> None:
         if self._manager is not None:
             text = f"{line.identifier}[{line.pid}]: {line.text}"
-            self._manager.say(line.unit, text, line.priority, bare=True)
+            self._manager.heard(line.unit, text, line.priority)
 
     def _sockets(self, unit: str) -> Sequence[tuple[str, int]]:
         """Names and descriptors for a service."""

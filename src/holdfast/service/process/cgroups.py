@@ -55,6 +55,18 @@ class Hierarchy:
                 return _unit_name(path[len(own) :].partition("/")[0].removesuffix(" (deleted)"))
         return None
 
+    def populated(self) -> Iterator[tuple[str, frozenset[int]]]:
+        """Units whose groups have processes."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            return
+        for name in names:
+            pids = Group(f"{self.path}/{name}", self.unified).pids()
+            if pids:
+                yield _unit_name(name), pids
+
     def remove(self) -> None:
         """The directory itself, when it is empty."""
         try:

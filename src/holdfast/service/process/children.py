@@ -57,6 +57,8 @@ class Children:
         """A process of this unit is being started: no death of the unit is told, for it may be that one's."""
         self.is_busy: Callable[[], bool] = lambda: False
         """A child may be there that nobody has told of yet."""
+        self.adopts_first = True
+        """Before a death is told, orphans are looked for: of dead ones nothing may tell whose they were."""
         self._units: dict[str, dict[int, Child]] = {}
         self._recent: dict[int, str] = {}
         self._unit_of = unit_of
@@ -139,6 +141,8 @@ class Children:
             self._loop.add_reader(child.pidfd, self._died, child)
             return
         self.forget(child)
+        if self.adopts_first and child.role is not None:
+            self.scan()
         self._recent[child.pid] = child.unit
         while len(self._recent) > MAX_RECENT:
             del self._recent[next(iter(self._recent))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import shutil
 
 log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ class Remover:
         """A directory that is a link, or no directory, is left alone."""
         if os.path.islink(path) or not os.path.isdir(path):
             return
-        aside = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{secrets.token_hex(4)}"
+        aside = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{os.urandom(4).hex()}"
         try:
             os.rmdir(path)
             return

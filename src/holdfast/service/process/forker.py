@@ -18,7 +18,6 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from holdfast.service.process.forker_process import (
@@ -40,7 +39,7 @@ STEADY_S: Final = 10.0
 """One that lived for so long is replaced at once, others after RESTART_DELAY_S."""
 END_LIMIT_S: Final = 0.5
 RESTART_DELAY_S: Final = 1.0
-_ROOT: Final = str(Path(__file__).parents[3])
+_ROOT: Final = os.path.abspath(__file__).rpartition("/holdfast/")[0]
 _PROGRAM: Final = (
     f"import sys; sys.path.append({_ROOT!r}); from holdfast.service.process.forker_process import main; main()"
 )

@@ -15,24 +15,24 @@ import functools
 import logging
 import marshal
 import os
-import secrets
 import signal
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from holdfast.daemons.processes import start_time
 from holdfast.service import events
 from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
-from holdfast.service.process import cgroups, kernel
+from holdfast.service.process import cgroups, kernel, leftovers
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
-from holdfast.service.process.killing import Killer
+from holdfast.service.process.killing import EMPTY_LOOKS, Killer
 from holdfast.service.process.lineage import (
     FIRST_MARK,
     MARK_RANDOM_BITS,
@@ -43,6 +43,7 @@ from holdfast.service.process.lineage import (
     process_name,
     read_entry,
 )
+from holdfast.service.process.log_limit import LogLimit
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
@@ -61,6 +62,8 @@ from holdfast.service.process.plan import (
     directory_names,
     make_plan,
 )
+from holdfast.service.process.record import Record, run_tag
+from holdfast.service.process.record import read as read_record
 from holdfast.service.process.setup import IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
@@ -121,6 +124,8 @@ class HostSettings:
     """Orphans of services become our children. Stays set for the process."""
     oom_score: int | None = None
     """Of children without OOMScoreAdjust=, when ours is a special one."""
+    record: str = ""
+    """Path of the file that tells a successor whose processes run, if this supervisor is killed; empty: none."""
     log: Callable[[str, str, int], None] = _log_line
     """A line about a unit: unit, text, syslog level."""
     output: Callable[[Line], None] = _log_output
@@ -137,6 +142,10 @@ class _Unit:
 
     name: str
     group: cgroups.Group | None = None
+    group_killed: bool = False
+    """Nobody may be born in it any more: kernels (6.14 to 6.18 at least) take a newborn whose parent is in another
+    group for one that was to be killed.
+    """
     group_watch: int = -1
     oom_watch: int = -1
     oom_kills: int = 0
@@ -149,6 +158,7 @@ class _Unit:
     pid_file_text: str = ""
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
+    log_limit: LogLimit | None = None
     looked_at_soon: bool = False
     refused: bool = False
     """Resource settings that cannot be had were reported."""
@@ -174,7 +184,8 @@ class ProcessHost:
         self._units: dict[str, _Unit] = {}
         self._invocations: dict[str, str] = {}
         self._marks: dict[int, str] = {}
-        self._first_mark = FIRST_MARK + (secrets.randbits(MARK_RANDOM_BITS) << MARK_UNIT_BITS)
+        self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
+        self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
         self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
         self._inotify = Inotify()
@@ -195,13 +206,20 @@ class ProcessHost:
         self._oom_floor = kernel.oom_floor()
         self._claimed = _claim_hierarchy(self.settings)
         self._hierarchy = self._claimed.hierarchy if self._claimed is not None else None
+        self._children.adopts_first = self._hierarchy is None or not self._hierarchy.unified
         if self.settings.subreaper and os.getpid() != 1:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         self._closed = False
         self._deaths = Deaths(self._children.look_soon)
 
     async def start(self) -> None:
-        """Wait until processes can be started at once; not needed. TimeoutError."""
+        """End what a supervisor has left that was killed, then wait until processes can be started at once.
+        TimeoutError: they cannot. OSError: nothing could be left to a successor. Needed only with a record.
+        """
+        if self.settings.record:
+            recorded = await asyncio.to_thread(read_record, self.settings.record, run_tag())
+            await leftovers.end(lambda: leftovers.find(recorded, self._hierarchy), self.settings.log)
+            self._record.begin()
         await self._forker.start()
 
     async def close(self) -> None:
@@ -222,11 +240,14 @@ class ProcessHost:
             for pipe in list(unit.pipes):
                 pipe.read()
                 pipe.close()
+            if unit.log_limit is not None:
+                unit.log_limit.report()
             _close_all(unit.held)
             for message in self._postponed.pop(unit.name, ()):
                 _close_all(message.fds)
             if unit.group is not None and not unit.group.populated():
                 unit.group.remove()
+        self._record.close(remove=not any(self.pids(name) for name in self._units))
         self._children.close()
         self._store.close()
         self._inotify.close()
@@ -254,6 +275,14 @@ class ProcessHost:
             return frozenset()
         if known.group is not None and known.group.exists:
             return known.group.pids() | self._entering(unit)
+        for _ in range(EMPTY_LOOKS):
+            found = self._descendants(unit)
+            if found:
+                break
+        return frozenset(found)
+
+    def _descendants(self, unit: str) -> set[int]:
+        """What one look finds; see EMPTY_LOOKS."""
         self._children.scan()
         found: set[int] = set()
         todo = [child.pid for child in self._children.of(unit)]
@@ -265,7 +294,7 @@ class ProcessHost:
             if entry.alive:
                 found.add(pid)
             todo += children_of(pid)
-        return frozenset(found)
+        return found
 
     def _entering(self, unit: str) -> set[int]:
         """Processes that have yet to enter their group, where they cannot be born in it."""
@@ -282,8 +311,8 @@ class ProcessHost:
         if self._hierarchy is not None:
             unit = self._hierarchy.unit_of(pid)
             if unit is None and not self._hierarchy.unified and (entry := read_entry(pid)) is not None:
-                # In v1 a zombie is in no group any more; its session is what it was.
-                return None if entry.alive else self._sessions.get(entry.session)
+                # In v1 a zombie is in no group any more.
+                return None if entry.alive else self._unit_by_lineage(pid)
             return unit if unit in self._units else None
         return self._unit_by_lineage(pid)
 
@@ -340,7 +369,8 @@ class ProcessHost:
             self._spawn(unit, file, action)
         elif isinstance(action, events.Kill):
             everybody = self._means_everybody(unit, file, action)
-            self._killer.kill(unit, action, everybody, self._group(unit))
+            if self._killer.kill(unit, action, everybody, self._group(unit)):
+                self._unit(unit).group_killed = True
         elif isinstance(action, events.ReadPidFile):
             self._read_pid_file(self._unit(unit), full_path(action.path))
         elif isinstance(action, events.Changed):
@@ -356,6 +386,7 @@ class ProcessHost:
         if unit is None:
             unit = self._units[name] = _Unit(name, mark=self._first_mark + len(self._units))
             self._marks[unit.mark] = name
+            self._record.unit(unit.mark - self._first_mark, name)
         return unit
 
     def _group(self, name: str) -> cgroups.Group | None:
@@ -377,6 +408,7 @@ class ProcessHost:
     def _spawn(self, name: str, file: UnitFile, action: events.Spawn) -> None:
         unit = self._unit(name)
         self._stop_pid_file(unit)
+        self._killer.stop(name)
         if not unit.in_run:
             self._begin_run(unit, file)
         fds: list[int] = []
@@ -384,10 +416,13 @@ class ProcessHost:
         try:
             fds += os.pipe2(os.O_CLOEXEC)
             os.set_blocking(fds[0], False)
-            group_fd = unit.group.open() if unit.group is not None and unit.group.unified else -1
+            birth = unit.group is not None and unit.group.unified and not unit.group_killed
+            group_fd = unit.group.open() if unit.group is not None and birth else -1
             if group_fd >= 0:
                 fds.append(group_fd)
-            pipe = OutputPipe(name, file.exec, action.command.path, self.settings.output, self._pipe_ended)
+            limit = self._log_limit(unit, file)
+            output = self.settings.output
+            pipe = OutputPipe(name, file.exec, action.command.path, output, self._pipe_ended, limit)
             around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
             plan = make_plan(file, action, around, self._logger(name))
             self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
@@ -423,6 +458,7 @@ class ProcessHost:
             unit.sessions.add(pid)
             self._sessions[pid] = name
             self._children.add(pid, name, action.role, action.main)
+            self._write_down(unit, pid)
             self._statuses[reading] = (pid, name, action)
             self._loop.add_reader(reading, self._status_readable, reading)
             self._deliver(name, events.Spawned(pid))
@@ -430,14 +466,37 @@ class ProcessHost:
             self._tell(name, message)
         self._children.let_go()
 
+    def _write_down(self, unit: _Unit, pid: int) -> None:
+        if not self.settings.record:
+            return
+        start = start_time(pid)
+        if start is not None:
+            self._record.process(unit.mark - self._first_mark, pid, start)
+        if self._record.is_long:
+            first = self._first_mark
+            known = ((self._units[one.unit].mark - first, one.pid, start_time(one.pid)) for one in
+                     self._children.by_pid.values())  # fmt: skip
+            self._record.rewrite(
+                ((one.mark - first, one.name) for one in self._units.values()),
+                [(index, pid, start) for index, pid, start in known if start is not None],
+            )
+
     def _logger(self, unit: str) -> Callable[[str, int], None]:
         return lambda text, level: self.settings.log(unit, text, level)
+
+    def _log_limit(self, unit: _Unit, file: UnitFile) -> LogLimit:
+        limit = unit.log_limit
+        if limit is None:
+            say = self._logger(unit.name)
+            limit = unit.log_limit = LogLimit(file.exec, lambda count: say(f"Suppressed {count} messages.", 4))
+        limit.adopt(file.exec)
+        return limit
 
     def _begin_run(self, unit: _Unit, file: UnitFile) -> None:
         unit.in_run = True
         if unit.invocation:
             self._invocations.pop(unit.invocation, None)
-        unit.invocation = secrets.token_hex(16)
+        unit.invocation = os.urandom(16).hex()
         self._invocations[unit.invocation] = unit.name
         refused = []
         if (file.exec.oom_score_adjust or 0) < self._oom_floor:
@@ -450,6 +509,7 @@ class ProcessHost:
 
     def _begin_group(self, unit: _Unit, file: UnitFile, group: cgroups.Group) -> list[str]:
         """The unit's group; settings that cannot be had."""
+        unit.group_killed = unit.group_killed and group.exists
         try:
             group.make()
         except OSError as error:
@@ -469,7 +529,7 @@ class ProcessHost:
         settings, service = self.settings, file.service
         assert service is not None
         limits = dict(settings.limits)
-        if unit.group is None:
+        if unit.group is None or not unit.group.unified:
             limits["LOCKS"] = Limit(unit.mark, unit.mark)
         variables = {"INVOCATION_ID": unit.invocation, **settings.variables(unit.name)}
         if action.notify:
@@ -526,6 +586,8 @@ class ProcessHost:
         unit = self._units.get(pipe.unit)
         if unit is not None and pipe in unit.pipes:
             unit.pipes.remove(pipe)
+            if not unit.pipes and unit.log_limit is not None:
+                unit.log_limit.report()
 
     # The end of processes.
 

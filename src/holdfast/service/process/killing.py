@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS_PER_TURN: Final = 8
 ROUND_DELAY_S: Final = 0.01
+EMPTY_LOOKS: Final = 3
+"""One look is no snapshot: who is born while it lasts may have become an orphan before its turn came."""
 MAX_ROUNDS: Final = 500
 """After this the next stage's time-out decides."""
 
@@ -38,21 +40,25 @@ class Killer:
         self._loop = asyncio.get_running_loop()
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def kill(self, unit: str, action: Kill, everybody: bool, group: Group | None) -> None:
-        """Carry an action out. `everybody`: newcomers too; SIGKILL is then repeated until nobody is left."""
-        self._stop(unit)
+    def kill(self, unit: str, action: Kill, everybody: bool, group: Group | None) -> bool:
+        """Carry an action out. `everybody`: newcomers too; SIGKILL is then repeated until nobody is left. True:
+        the group as a whole was killed.
+        """
+        self.stop(unit)
         done: set[int] = set()
         deadly = action.signal == signal.SIGKILL
-        if everybody and deadly and group is not None and group.kill():
+        at_once = everybody and deadly and group is not None and group.kill()
+        if at_once and group is not None:
             done |= group.pids()
-        frozen = everybody and deadly and group is not None and not done and group.freeze(True)
+        frozen = everybody and deadly and group is not None and not at_once and group.freeze(True)
         self._send(unit, action.pids - done, action, done)
         if everybody:
             self._newcomers(unit, action, done)
         if frozen and group is not None:
             group.freeze(False)
-        if everybody and deadly and self._pids(unit) - done:
-            self._again(unit, action, MAX_ROUNDS)
+        if everybody and deadly:
+            self._again(unit, action, MAX_ROUNDS, EMPTY_LOOKS)
+        return at_once
 
     def _newcomers(self, unit: str, action: Kill, done: set[int]) -> None:
         with _urgency(action.signal == signal.SIGKILL):
@@ -62,13 +68,16 @@ class Killer:
                     return
                 self._send(unit, born, action, done)
 
-    def _again(self, unit: str, action: Kill, rounds: int) -> None:
-        """They are born faster than they can be killed; others must have their turn."""
+    def _again(self, unit: str, action: Kill, rounds: int, looks: int) -> None:
+        """They may be born faster than they can be killed, and in the midst of our looking; others must have their
+        turn. `looks`: how often nobody must be seen any more.
+        """
         self._timers.pop(unit, None)
         done: set[int] = set()
         self._newcomers(unit, action, done)
-        if rounds and self._pids(unit) - done:
-            self._timers[unit] = self._loop.call_later(ROUND_DELAY_S, self._again, unit, action, rounds - 1)
+        looks = EMPTY_LOOKS if done else looks - 1
+        if rounds and looks:
+            self._timers[unit] = self._loop.call_later(ROUND_DELAY_S, self._again, unit, action, rounds - 1, looks)
 
     def _send(self, unit: str, pids: frozenset[int] | set[int], action: Kill, done: set[int]) -> None:
         for pid in sorted(pids):
@@ -91,7 +100,8 @@ class Killer:
         finally:
             os.close(pidfd)
 
-    def _stop(self, unit: str) -> None:
+    def stop(self, unit: str) -> None:
+        """Repeat nothing: what is born from now on was asked for."""
         timer = self._timers.pop(unit, None)
         if timer is not None:
             timer.cancel()
@@ -99,7 +109,7 @@ class Killer:
     def close(self) -> None:
         """Nothing is repeated any more."""
         for unit in list(self._timers):
-            self._stop(unit)
+            self.stop(unit)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,6 @@ import marshal
 import os
 import resource
 import select
-import signal
 import stat
 import termios
 import time
@@ -38,8 +37,11 @@ from holdfast.service.process import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
+else:
+    import _signal as signal
 
 CODES = {
     "CHDIR": 200, "NICE": 201, "FDS": 202, "EXEC": 203, "LIMITS": 205, "OOM_ADJUST": 206, "SIGNAL_MASK": 207,

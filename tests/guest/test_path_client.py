@@ -100,18 +100,22 @@ def _situations(daemon: PathDaemon) -> dict[str, dict[str, str]]:
     found = {}
     daemon.wait_for_map(len(DEBUG_DEVICES))
     found["all up"] = _replies(daemon)
-    daemon.paths.set_state("sdb", "offline")
-    daemon.wait_for_paths({"8:16": "F"})
+    paths = daemon.paths
+    paths.set_state("sdc", "offline")
+    daemon.wait_for_paths({"8:32": "F"})
     daemon.ask("fail", "path", "sdd")
     daemon.wait_for_paths({"8:48": "F"})
-    daemon.wait(lambda: daemon.shown("%T", "paths").split()[1] == "faulty", "the path is known to be bad")
+    daemon.wait(lambda: daemon.shown("%T", "paths").split()[2] == "faulty", "the path is known to be bad")
     found["one offline, one failed by the operator"] = _replies(daemon)
-    # The best group fails, then the one that takes over: one after the other, so that both switches are seen.
-    daemon.paths.set_state("sda", "offline")
-    daemon.wait_for_paths({"8:0": "F"})
-    daemon.wait(lambda: daemon.shown("%1") == "1", "the standby group is used")
-    daemon.paths.set_state("sdc", "offline")
-    daemon.paths.set_state("sdd", "offline")
+    # The best group fails, returns, and is the last to fail: two switches, whatever I/O there is meanwhile.
+    paths.set_state("sda", "offline")
+    daemon.wait(lambda: daemon.shown("%1") == "1", "the second group is used")
+    paths.set_state("sda", "running")
+    daemon.wait(lambda: daemon.shown("%1") == "2", "the best group is used")
+    paths.set_state("sdb", "offline")
+    daemon.wait_for_paths({"8:16": "F"})
+    paths.set_state("sda", "offline")
+    paths.set_state("sdd", "offline")
     daemon.wait_for_paths(dict.fromkeys(("8:0", "8:16", "8:32", "8:48"), "F"))
     daemon.wait(lambda: daemon.shown("%Q") == "off", "the retries are over")
     # Also that of a path that the operator has failed, and that nobody checks.
@@ -120,8 +124,8 @@ def _situations(daemon: PathDaemon) -> dict[str, dict[str, str]]:
     return found
 
 
-def _of(lab_paths: path_lab.Paths, kind: str, *arguments: str) -> dict[str, dict[str, str]]:
-    with running(lab_paths, kind, conf(no_path_retry="3", failback="immediate"), *arguments) as daemon:
+def _of(paths: path_lab.Paths, kind: str, *arguments: str) -> dict[str, dict[str, str]]:
+    with running(paths, kind, conf(no_path_retry="3", failback="immediate"), *arguments) as daemon:
         found = _situations(daemon)
     path_results.put("client", " ".join([kind, *arguments]), found)
     return found

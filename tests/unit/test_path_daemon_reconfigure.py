@@ -201,3 +201,28 @@ def test_promises_are_kept_by_a_configuration_that_goes_on(tmp_path: FilePath) -
             assert promises.broken(lab.loop.time() + 1000) is None
 
     virtual(scene)
+
+
+def test_who_hears_of_a_new_configuration(tmp_path: FilePath, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        async with two_paths(tmp_path) as lab:
+            await lab.pass_time(3)
+            heard: list[object] = []
+            lab.daemon.on_config = lambda config: heard.append(config.default("uxsock_timeout").value)
+            lab.conf = MULTIBUS + 'uxsock_timeout 9000\nuid_attrs "sd:ID_OTHER"\n}\n'
+            for _ in range(3):
+                await lab.daemon.reconfigure(False)
+                await lab.pass_time(1)
+            lab.conf = 'blacklist {\ndevnode "("\n}\n'
+            with pytest.raises(Refused):
+                await lab.daemon.reconfigure(False)
+            assert heard == [9000, 9000, 9000]
+            # What has to wait for a restart is said once, and again when it was taken back in between.
+            assert caplog.text.count("uid_attrs stays unset until the daemon is started again") == 1
+            lab.conf = MULTIBUS + "}\n"
+            await lab.daemon.reconfigure(False)
+            lab.conf = MULTIBUS + 'uid_attrs "sd:ID_OTHER"\n}\n'
+            await lab.daemon.reconfigure(False)
+            assert caplog.text.count("uid_attrs stays unset") == 2
+
+    virtual(scene)

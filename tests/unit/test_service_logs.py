@@ -308,6 +308,22 @@ def test_a_store_that_cannot_be_written_says_so_once(tmp_path: Path, caplog: pyt
     assert len([one for one in caplog.records if "log of units" in one.getMessage()]) == 1
 
 
+def test_after_a_line_that_was_cut_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / log_files.file_name(UNIT)
+    path.write_bytes(log_files.encode(1, UNIT, 6, "first") + log_files.encode(2, UNIT, 6, "cut")[:-9])
+
+    async def scene() -> None:
+        store = LogStore(str(tmp_path))
+        for number in (3, 4):
+            store.put(number, UNIT, 6, str(number))
+            await store.flush()
+        await store.close()
+
+    asyncio.run(scene())
+    assert read(tmp_path) == ["first", "3", "4"]
+    assert path.read_bytes().count(b"\n\n") == 0
+
+
 def test_foreign_and_cut_lines_are_left_out(tmp_path: Path) -> None:
     good = log_files.encode(5, UNIT, 6, "good")
     (tmp_path / log_files.file_name(UNIT)).write_bytes(b"\xff\n{}\n[1]\n" + good + b'{"at":"x"}\n' + good[:20])

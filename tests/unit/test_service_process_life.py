@@ -270,6 +270,7 @@ def test_repeated_sigkill_spares_what_is_started_next(tmp_path: Path, tracking: 
         service = Driven(it, text)
         service.tell(Start())
         await service.reach(State.RUNNING)
+        await it.until(lambda: it.of(Execed), "it runs")
         service.tell(Stop())
         await service.reach(State.FAILED)
         assert [line.text for line in it.lines] == ["cleaned"]

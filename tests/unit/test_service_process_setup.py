@@ -104,6 +104,7 @@ def test_an_environment_file_that_is_missing(tmp_path: Path) -> None:
     async def scene(it: Lab) -> None:
         file = unit_file(f"EnvironmentFile={tmp_path}/none")
         it.host.perform(UNIT, file, Spawn(Role.START, Command("/bin/true", ("true",)), True))
+        await it.until(lambda: it.of(SpawnFailed), "refused")
         assert it.of(SpawnFailed) == [SpawnFailed("No such file or directory")]
         assert it.said("Failed to load environment files: No such file or directory")
 

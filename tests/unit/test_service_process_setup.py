@@ -209,6 +209,18 @@ def test_capabilities(tmp_path: Path) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize(
+    ("lines", "mask"),
+    [("CapabilityBoundingSet=", 0), ("CapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=", 0),
+     ("CapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=\nCapabilityBoundingSet=CAP_CHOWN", 1)],
+)  # fmt: skip
+def test_no_capability_at_all(tmp_path: Path, lines: str, mask: int) -> None:
+    """What packages write: it is a value, nothing is reset."""
+    said = printed(tmp_path, lines, "/bin/grep -E ^Cap(Bnd|Eff) /proc/self/status")
+    assert [int(line.split()[1], 16) for line in said] == [mask, mask]
+
+
+@needs_root
 def test_root_directory(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     busybox = Path("/usr/bin/busybox")

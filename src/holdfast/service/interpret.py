@@ -181,7 +181,9 @@ class _Reader:
         field = key.field or keys.field_name(key.name)
         old = self.values.get(key.section, {}).get(field, ())
         if key.kind in _LISTS:
-            new = _LISTS[key.kind](self, key, one, old) if one.value else ()
+            # Of capabilities the empty list is a value: none at all. Packages mean it.
+            empty = ("",) if key.name == "CapabilityBoundingSet" else ()
+            new = _LISTS[key.kind](self, key, one, old) if one.value else empty
             if len(new) > MAX_ITEMS:
                 raise _Ignore(f"more than {MAX_ITEMS} items in {one.key}=, ignoring.")
             self._set(key.section, field, new)

@@ -300,7 +300,7 @@ class Manager:
     def _carry_out(self, output: Output) -> None:
         unit, what = output.unit, output.what
         if isinstance(what, Log):
-            self.say(unit, what.text, what.level, what.bare)
+            self.say(unit, said.log_text(what), what.level, what.bare)
         elif isinstance(what, JobDone):
             self._job_done(what)
         elif isinstance(what, Changed):

@@ -18,10 +18,11 @@ from holdfast.daemons import memory
 from holdfast.service.conditions import answer
 from holdfast.service.control.server import ControlServer, listen
 from holdfast.service.control.verbs import Verbs
-from holdfast.service.manager import liveness
 from holdfast.service.manager.emergency import Place, System, find_place, system_for
+from holdfast.service.manager.environment import ManagerEnvironment
 from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
+from holdfast.service.manager.liveness import Liveness, timeout_of
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.manager import Manager
@@ -29,7 +30,9 @@ from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartErr
 from holdfast.service.manager.shell import Shell
 from holdfast.service.manager.threads import DiskThreads
 from holdfast.service.manager_conf import load_defaults
+from holdfast.service.process.plan import DEFAULT_PATH
 from holdfast.service.settings import Condition
+from holdfast.watchdog import settings as watchdog_settings
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ async def _live(
     defaults, complaints = await disk(load_defaults, options.root)
     for complaint in complaints:
         log.warning("%s", complaint)
+    watchdog = await disk(watchdog_settings.load, options.root)
     view = await disk(this_view, options.root)
     waiting: list[tuple[str, str, int]] = []
     loader = Loader(
@@ -102,9 +106,11 @@ async def _live(
     def holds(condition: Condition, asserted: bool) -> bool:
         return answer(condition, asserted, view, lambda text: log.warning("%s", text))
 
-    shell = Shell(options)
+    environment = ManagerEnvironment({"PATH": DEFAULT_PATH} | dict(defaults.environment))
+    shell = Shell(options, environment)
     store = LogStore(options.log_path)
-    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store)
+    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store,
+                      environment=environment, watchdog=watchdog)  # fmt: skip
     await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:
@@ -116,10 +122,12 @@ async def _live(
     except OSError as error:
         raise StartError(f"{options.control_path}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
+    timeout_s = timeout_of(options, place, watchdog)
+    guard = Liveness(manager, timeout_s, options.watchdog_socket, summons=not options.watchdog_s)
     with listener:
         server = ControlServer(listener, Verbs(manager, life).answer, manager.feed)
         life.handle_signals()
-        parts = [loop.create_task(server.run()), loop.create_task(liveness.keep(options))]
+        parts = [loop.create_task(server.run()), loop.create_task(guard.keep())]
         parts.append(loop.create_task(notify.keep_watchdog_alive()))
         log.info("supervisor started, socket %s", options.control_path)
         loop.call_soon(on_ready)

@@ -40,6 +40,8 @@ class ManagerOptions:
     """Beside another init: `reboot` and its like are done by the host. Otherwise they end the manager only."""
     watchdog_s: int = 0
     """The watchdog daemon resets the host when this loop has not turned for so long; 0: it is not asked to."""
+    runtime_watchdog: bool = False
+    """RuntimeWatchdogSec= of system.conf counts here too, as for PID 1 of a machine."""
     watchdog_socket: str = ""
     """Of the watchdog daemon; empty: the usual one."""
 

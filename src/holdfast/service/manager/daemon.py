@@ -24,6 +24,7 @@ from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
 from holdfast.service.manager.liveness import Liveness, timeout_of
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
@@ -64,27 +65,38 @@ def take_lock_file(options: ManagerOptions) -> int:
     return fd
 
 
-def run_daemon(options: ManagerOptions, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Run until it is over; the exit status. StartError. `on_ready`: requests are served from now on."""
+def run_daemon(
+    options: ManagerOptions, on_ready: Callable[[], None] = lambda: None, log_level: LogLevel | None = None
+) -> int:
+    """Run until it is over; the exit status. StartError. `on_ready`: requests are served from now on; `log_level`:
+    what `log-level` sets.
+    """
     make_run_dir(options)
     lock = take_lock_file(options)
     try:
         place = find_place()
-        return asyncio.run(_life(options, place, system_for(place, options.host_actions), on_ready))
+        return asyncio.run(_life(options, place, system_for(place, options.host_actions), on_ready, log_level))
     finally:
         os.close(lock)
 
 
-async def _life(options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None]) -> int:
+async def _life(
+    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], log_level: LogLevel | None
+) -> int:
     disk = DiskThreads()
     try:
-        return await _live(options, place, system, on_ready, disk)
+        return await _live(options, place, system, on_ready, log_level, disk)
     finally:
         disk.close()
 
 
 async def _live(
-    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], disk: DiskThreads
+    options: ManagerOptions,
+    place: Place,
+    system: System,
+    on_ready: Callable[[], None],
+    log_level: LogLevel | None,
+    disk: DiskThreads,
 ) -> int:
     defaults, complaints = await disk(load_defaults, options.root)
     for complaint in complaints:
@@ -100,6 +112,7 @@ async def _live(
         lambda unit, text, level: waiting.append((unit, text, level)),
         options.whole_boot,
         disk,
+        options.control_units,
     )
     await loader.start()
 
@@ -110,7 +123,7 @@ async def _live(
     shell = Shell(options, environment)
     store = LogStore(options.log_path)
     manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store,
-                      environment=environment, watchdog=watchdog)  # fmt: skip
+                      environment=environment, watchdog=watchdog, log_level=log_level)  # fmt: skip
     await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:

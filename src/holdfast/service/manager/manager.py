@@ -28,6 +28,7 @@ from holdfast.service.manager.history import History, Instant, Line, Ran, now_at
 from holdfast.service.manager.hosts import HostFactory, Triggers
 from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
 from holdfast.service.process.plan import DEFAULT_PATH
@@ -61,10 +62,12 @@ class Manager:
         store: LogStore | None = None,
         environment: ManagerEnvironment | None = None,
         watchdog: watchdog_settings.Settings | None = None,
+        log_level: LogLevel | None = None,
     ) -> None:
         """`holds` answers conditions; `store` keeps what units say; `environment`: of all services; `watchdog`:
-        what is configured, to be shown.
+        what is configured, to be shown; `log_level`: how much is said.
         """
+        self.log_level = log_level or LogLevel()
         self.environment = environment or ManagerEnvironment({"PATH": DEFAULT_PATH})
         self.watchdog = watchdog or watchdog_settings.Settings()
         self.loader = loader

@@ -128,12 +128,15 @@ class PathDaemon:
 
 
 @contextlib.contextmanager
-def running(paths: Paths, kind: str, text: str) -> Iterator[PathDaemon]:
-    """That daemon with that multipath.conf, until the end of the block; then no map and no file of it is left."""
+def running(paths: Paths, kind: str, text: str, *arguments: str) -> Iterator[PathDaemon]:
+    """That daemon with that multipath.conf, until the end of the block; then no map and no file of it is left.
+
+    `arguments` are added to its command.
+    """
     guest = paths.guest
     write_conf(paths, text)
     begun = len(guest.console)
-    pid = guest.start(*COMMANDS[kind], log=kind)
+    pid = guest.start(*COMMANDS[kind], *arguments, log=kind)
     daemon = PathDaemon(paths, kind, pid)
     try:
         # The client takes half a second of the guest's only processor: not beside a daemon that starts.

@@ -65,6 +65,9 @@ class ProbeHost(World):
     def directories(self, file: UnitFile, kind: str) -> list[str]:
         return [f"{self.bases}/{kind}/{name}" for name in directory_names(file.exec, kind)]
 
+    def hear(self) -> None:
+        pass
+
     def invocation_id(self, unit: str) -> str:
         return ""
 

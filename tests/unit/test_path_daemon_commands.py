@@ -37,6 +37,24 @@ def test_fail_and_reinstate(tmp_path: FilePath) -> None:
     virtual(scene)
 
 
+def test_state_of_the_device_of_a_path_that_was_failed(tmp_path: FilePath) -> None:
+    """Nobody checks it; whether its device is online is listed all the same."""
+
+    async def scene() -> None:
+        async with two_paths(tmp_path) as lab:
+            await lab.pass_time(3)
+            await lab.daemon.fail_path("8:0")
+            lab.disks.set_state("sda", PathState.DOWN)
+            await lab.pass_time(30)
+            assert [row.sysfs_down for row in lab.daemon.snapshot().paths] == [True, False]
+            lab.disks.set_state("sda", PathState.UP)
+            await lab.pass_time(30)
+            assert not lab.daemon.find_path("sda").sysfs_down
+            assert lab.kernel_states("36a") == {"sda": "F", "sdb": "A"}
+
+    virtual(scene)
+
+
 def two_paths(tmp_path: FilePath, conf: str = MULTIBUS + "}\n", **more: object) -> DaemonLab:
     lab = DaemonLab(str(tmp_path), conf, **more)  # type: ignore[arg-type]
     for dev in ("sda", "sdb"):

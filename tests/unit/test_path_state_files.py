@@ -203,6 +203,14 @@ def test_threads_take_turns(tmp_path: Path) -> None:
     assert sorted(BindingsFile(path).load().wwids) == [f"mpath{letter}" for letter in "abcdefgh"]
 
 
+def test_prkeys_are_not_made_by_reading(tmp_path: Path) -> None:
+    file = PrkeysFile(str(tmp_path / "prkeys"))
+    assert file.load() == {}
+    assert not os.path.exists(file.path)
+    file.set("a", ReservationKey(1))
+    assert file.load() == {"a": ReservationKey(1)}
+
+
 def test_prkeys_of_other_writers(tmp_path: Path) -> None:
     path = tmp_path / "prkeys"
     path.write_bytes(b"# c\n0x0000000000000001 a\n0X2 b\n0x0000000000000000 z\nrubbish\n#x0000000000000009 d\n")

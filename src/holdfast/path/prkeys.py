@@ -5,6 +5,7 @@ All methods of the file block and raise StateFileError (OSError).
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -79,7 +80,9 @@ class PrkeysFile:
         self.path = path
 
     def load(self) -> dict[str, ReservationKey]:
-        """All keys."""
+        """All keys. The file is made by `set` only, as the original does: most hosts have no keys."""
+        if not os.path.exists(self.path):
+            return {}
         with locked(self.path, HEADER.encode()) as file:
             return parse_prkeys(file.read())
 

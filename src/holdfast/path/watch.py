@@ -268,10 +268,10 @@ class MapWatch:
             # Its checker breaks its contract; it is not asked again before it has returned.
             self._take(path, CheckResult(PathState.TIMEOUT, " timed out"), check.started_s)
             return
+        state = self._sysfs_state(path)  # Of a path that is not checked, too: it is listed.
         if path.is_disabled:
             self._take(path, CheckResult(PathState.UNCHECKED, DISABLED), now)
             return
-        state = self._sysfs_state(path)
         if state is not PathState.UP:
             self._log(Log(3, f"{self.map.name}: {path.dev} - path offline"))
             self._take(path, CheckResult(state), now)

@@ -12,6 +12,7 @@ from holdfast.path.control.rows import DeviceRow, GroupRow, MapRow, PathRow, Sna
 from holdfast.path.daemon.parts import Commands
 from holdfast.path.daemon.registry import KnownMap, KnownPath
 from holdfast.path.discovery.identity import hardware_entries
+from holdfast.path.discovery.uevents import is_map_name
 from holdfast.path.metrics import Watched
 from holdfast.path.records import Group
 from holdfast.path.states import DmState, PathState
@@ -189,7 +190,8 @@ class Listing(Commands):
             for dev in self._shared.discovery.excluded
             if dev not in known
         ]
-        return [DeviceRow(dev, status) for dev, status in sorted(rows)]
+        # Those that device-mapper makes out of others come last, as in the order of sysfs.
+        return [DeviceRow(dev, status) for dev, status in sorted(rows, key=lambda row: (is_map_name(row[0]), row))]
 
 
 def _counted(words: tuple[str, ...]) -> str:

@@ -210,10 +210,13 @@ class Discovery:
             # Another device may come by this name.
             self._excluded.pop(event.dev, None)
             self._known.pop(event.dev, None)
+        if event.action == ADD:
+            # Those of device-mapper too: events tell of maps, and the listing has them as excluded devices.
+            by_name = identity.excluded_by_name(self._config, event.dev)
+            if by_name.excluded:
+                self._excluded[event.dev] = by_name.text
         if self._is_wanted(event.dev):
             self._queue.put(event)
-        elif event.action == ADD:
-            self._excluded[event.dev] = identity.excluded_by_name(self._config, event.dev).text
 
     async def events(self) -> AsyncIterator[Uevent]:
         handed_out = 0

@@ -33,6 +33,10 @@ class Host(Protocol):
         """What `RuntimeDirectory=` and its like make; `kind`: `runtime`, `state`, `cache` ..."""
         ...
 
+    def hear(self) -> None:
+        """Tell all messages that were sent before now."""
+        ...
+
     def invocation_id(self, unit: str) -> str:
         """Of the current or last run; empty: none yet."""
         ...

@@ -11,10 +11,12 @@ from holdfast.service.control.trigger_properties import trigger_properties
 from holdfast.service.events import Role
 from holdfast.service.exit_status import Code
 from holdfast.service.manager.history import NEVER, History, Instant, Ran
+from holdfast.service.manager.host_view import architecture
 from holdfast.service.manager.manager import Manager
 from holdfast.service.run import Run
 from holdfast.service.settings import ServiceSettings, UnitFile
 from holdfast.timespan import INFINITY, format_timespan
+from holdfast.watchdog.settings import DEVICE, KEXEC, PRETIMEOUT, REBOOT, RUNTIME
 
 NOT_SET: Final = "[not set]"
 DEPENDENCIES: Final = (
@@ -289,14 +291,22 @@ def _quoted(text: str) -> str:
 
 def manager_properties(manager: Manager, extra: Callable[[], dict[str, str]] = dict) -> dict[str, str]:
     """`systemctl show` without a unit."""
-    core, defaults = manager.core, manager.loader.defaults
+    core, defaults, watchdog = manager.core, manager.loader.defaults, manager.watchdog
     failed = failed_units(manager)
     return {
-        "Architecture": "",
+        "Architecture": architecture(),
         "NNames": str(len(core.graph.units) + len(core.graph.aliases)),
         "NFailedUnits": str(len(failed)),
         "NJobs": str(len(core.jobs)),
+        "Environment": " ".join(_quoted(f"{key}={value}") for key, value in manager.environment.items()),
         "UnitPath": " ".join(manager.loader.directories),
+        "DefaultStandardOutput": "journal",
+        "DefaultStandardError": "inherit",
+        "WatchdogDevice": watchdog[DEVICE].text,
+        "RuntimeWatchdogUSec": format_timespan(watchdog[RUNTIME].usec),
+        "RuntimeWatchdogPreUSec": format_timespan(watchdog[PRETIMEOUT].usec),
+        "RebootWatchdogUSec": format_timespan(watchdog[REBOOT].usec),
+        "KExecWatchdogUSec": format_timespan(watchdog[KEXEC].usec),
         "ServiceWatchdogs": yes(manager.watchdogs_enabled),
         "DefaultTimeoutStartUSec": format_timespan(defaults.timeout_start_sec),
         "DefaultTimeoutStopUSec": format_timespan(defaults.timeout_stop_sec),

@@ -1,13 +1,15 @@
 """`python -m benchmarks.service`: the supervisor beside supervisord and s6, one after the other in each round.
 
 Measures, with N services that only sleep: time until all run, and until all are stopped; memory and wake-ups of
-everything that supervises while nothing happens; the time from the death of a service to its next start; and what
-watchdog pings cost (ours only: the others know none). Needs the Debian packages supervisor and s6 for the others.
+everything that supervises while nothing happens; the time from the death of a service to its next start. Of ours
+alone: what watchdog pings cost (the others know none), where the time of a restart goes, memory without services.
+Needs the Debian packages supervisor and s6 for the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import shutil
@@ -22,7 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import holdfast
 from benchmarks.processes import cpu_ns, switches
+from holdfast.service.control.client import Client
 
 LIMIT_S = 180.0
 SLEEP = "100731"
@@ -31,7 +35,12 @@ KILLS = 20
 LIVES_S = 1.3
 """Between two kills: s6 waits if a service lived for less than a second."""
 IDLE_S = 20.0
-SETTLE_S = 3.0
+SETTLE_S = 8.0
+"""Threads that have nothing to do any more are gone by then."""
+NOTES = """\
+s6 waits a second before it starts a service again, by design; supervisord looks once a second.
+Memory is the proportional share (PSS) of everything that supervises; s6 has a process for each service.
+"""
 PINGERS = 200
 PING = """
 import os, socket, time
@@ -203,8 +212,16 @@ def running(one: Supervisor, services: dict[str, str]) -> Iterator[subprocess.Po
     directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-"))
     command = one.prepare(directory, services)
     log = open(directory / "output", "wb")  # noqa: SIM115
+    # As installed: compiled beforehand, like Debian's Python programs.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=directory
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        cwd=directory,
     )
     try:
         yield process
@@ -276,6 +293,54 @@ def restarts(one: Supervisor, kills: int) -> tuple[float, ...]:
     return tuple(found)
 
 
+def steps(kills: int) -> dict[str, float]:
+    """Of a restart of ours, from SIGKILL: until the state changes, until it runs again, until its first line.
+    Medians, milliseconds.
+    """
+    found: dict[str, list[float]] = {"noticed": [], "started": [], "first line": []}
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as place:
+        fifo, run_dir = Path(place) / "lives", Path(place) / "run"
+        os.mkfifo(fifo)
+        script = Path(place) / "service"
+        script.write_text(f"#!/bin/sh\necho $$ >{fifo}\nexec /usr/bin/sleep {SLEEP}\n")
+        script.chmod(0o755)
+
+        class Here(Holdfast):
+            def prepare(self, directory: Path, services: dict[str, str]) -> list[str]:
+                line = super().prepare(directory, services)
+                line[line.index("--run-dir") + 1] = str(run_dir)
+                return line
+
+        with running(Here(), {"one": str(script)}):
+            reader, keep = os.open(fifo, os.O_RDONLY), os.open(fifo, os.O_WRONLY)
+            try:
+                pid = int(os.read(reader, 64).split()[0])
+                with Client(str(run_dir / "service.sock")) as client:
+                    events = client.events()
+                    for _ in range(kills):
+                        time.sleep(0.1)
+                        begin = time.time()
+                        os.kill(pid, signal.SIGKILL)
+                        pid = int(os.read(reader, 64).split()[0])
+                        found["first line"].append((time.time() - begin) * 1e3)
+                        states = (one for one in events if one["event"] == "unit" and one["at"] / 1e6 >= begin)
+                        found["noticed"].append((next(states)["at"] / 1e6 - begin) * 1e3)
+                        while (state := next(states))["sub"] != "running":
+                            pass
+                        found["started"].append((state["at"] / 1e6 - begin) * 1e3)
+            finally:
+                os.close(keep)
+                os.close(reader)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def empty_memory_kib() -> float:
+    """Of ours without a service."""
+    with running(Holdfast(), {}) as process:
+        time.sleep(SETTLE_S * 2)
+        return float(sum(map(pss_kib, supervising(process.pid, set()))))
+
+
 def pinging(count: int, seconds: float) -> float:
     """CPU share of one core of ours with so many services that ping each second."""
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as place:
@@ -310,6 +375,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
+    compileall.compile_dir(os.path.dirname(holdfast.__file__), quiet=1)
     known: list[Supervisor] = [Holdfast(), Supervisord(), S6()]
     chosen: list[Supervisor] = []
     for one in known:
@@ -339,6 +405,13 @@ def main() -> None:
         }
     if "holdfast" in report and not options.only:
         report["holdfast"][f"cpu_share_{PINGERS}_pings"] = pinging(PINGERS, options.idle)
+    if "holdfast" in report:
+        report["holdfast"] |= {f"restart {name} ms": value for name, value in steps(options.kills).items()}
+        without = empty_memory_kib()
+        report["holdfast"]["memory_without_mib"] = without / 1024
+        report["holdfast"]["kib_per_service"] = (
+            report["holdfast"]["memory_mib"] * 1024 - without
+        ) / options.services
     show(report, options)
 
 
@@ -360,6 +433,7 @@ def show(report: dict[str, dict[str, float]], options: argparse.Namespace) -> No
             else f"{key:22}" + "".join(f"{name} {cell:>8}   " for name, cell in zip(names, cells, strict=True))
         )
         print(line)
+    print(f"\n{NOTES}", end="")
 
 
 if __name__ == "__main__":

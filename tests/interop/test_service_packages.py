@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ while read line </run/orders; do systemd-notify "$$line"; done; exec sleep 1000'
 """
 AS_PARENT = CLIENT.replace("NotifyAccess=all", "NotifyAccess=main")
 """As root it says that it is its parent, the main process, and may."""
-FOREIGN = AS_PARENT.replace("[Service]", "[Service]\nTimeoutStartSec=2\nUser=nobody")
+FOREIGN = AS_PARENT.replace("[Service]", "[Service]\nUser=nobody")
 FILES = {
     # The machine's own jobs must not run here; what we look for is one of the test's.
     "/etc/crontab": "",
@@ -58,7 +59,7 @@ FILES = {
     "[Service]\nWatchdogSec=5s\nRestart=on-failure\nRestartPreventExitStatus=1\n",
     "/run/systemd/system/client.service": CLIENT,
     "/run/systemd/system/as-parent.service": AS_PARENT,
-    "/run/systemd/system/foreign.service": FOREIGN,
+    "/run/systemd/system/foreign.service": FOREIGN + "TimeoutStartSec=2\n",
     "/run/systemd/system/foreign-all.service": FOREIGN.replace("NotifyAccess=main", "NotifyAccess=all"),
 }
 
@@ -78,6 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip(missing)
     place: Path = tmp_path_factory.mktemp("machine")
     with Machine(place, {**FILES, **_cron_jobs()}, "sysinit.target") as running:
+        running.ready()
         yield running
         end_in_order(running)
 
@@ -165,7 +167,11 @@ def test_redis(machine: Machine) -> None:
 def test_nginx(machine: Machine) -> None:
     """Type=forking with PIDFile=, KillMode=mixed, ExecStop=- with a program that waits."""
     main = start(machine, "nginx")
-    fetch = ("python3", "-c", "import urllib.request as u; print(u.urlopen('http://127.0.0.1', timeout=9).status)")
+    fetch = (
+        sys.executable,
+        "-c",
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1', timeout=9).status)",
+    )
     assert machine.says(*fetch) == "200"
     assert machine.read("/run/nginx.pid").strip() == str(main)
 
@@ -343,7 +349,8 @@ def test_a_frozen_service_is_killed_by_its_watchdog(machine: Machine) -> None:
     machine.write("/run/pinger.py", program)
     machine.write(
         "/run/systemd/system/pinger.service",
-        "[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\nExecStart=python3 -S /run/pinger.py\n",
+        "[Service]\nType=notify\nWatchdogSec=2\nRestart=on-watchdog\n"
+        f"ExecStart={sys.executable} -S /run/pinger.py\n",
     )
     main = start(machine, "pinger")
     crash(machine, "pinger", signal.SIGSTOP)
@@ -404,3 +411,15 @@ def test_units_of_packages_load(machine: Machine) -> None:
         for found in machine.ask("show", *every, properties=["Id", "LoadState"])["units"]
     }
     assert set(states.values()) <= {"loaded", "masked"}, states
+
+
+@needs("redis-server")
+@needs("nginx")
+def test_without_control_groups(tmp_path: Path) -> None:
+    """As in many containers: whose a process is, is told by its lineage."""
+    with Machine(tmp_path, FILES, "sysinit.target", groups=False) as machine:
+        machine.ready()
+        for scene in (test_redis, test_nginx, test_orphans):
+            scene(machine)
+        assert "redis-server" not in machine.says("cat", f"/proc/{machine.main_pid('redis-server')}/cgroup")
+        end_in_order(machine)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+import pytest
 
 from holdfast.service.control.verbs import Verbs
 from holdfast.service.control.wire import ControlError, Request
@@ -22,7 +24,7 @@ from holdfast.service.settings import Condition, Defaults, UnitFile
 from holdfast.service.specifiers import Host
 from holdfast.service.transaction import TransactionError
 from holdfast.service.units import Unit
-from holdfast.testing.virtual_loop import run_virtual
+from holdfast.testing.virtual_loop import VirtualLoop, run_virtual
 from tests.vectors.supervisor_world import World
 
 T = TypeVar("T")
@@ -52,6 +54,9 @@ class ProbeHost(World):
 
     def members(self, unit: str) -> Members:
         return self._members(unit)
+
+    def hear(self) -> None:
+        pass
 
     def invocation_id(self, unit: str) -> str:
         return ""
@@ -161,6 +166,31 @@ class Lab:
     def states(self) -> dict[str, str]:
         """Sub-states of all services that were asked for."""
         return {unit: machine.state.value for unit, machine in self.manager.core.machines.items()}
+
+
+class Inside:
+    """A client that is in the same process: each question is answered before the next is asked."""
+
+    def __init__(self, lab: Lab, loop: VirtualLoop) -> None:
+        self._lab = lab
+        self._loop = loop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, verb: str, *units: str, patient: bool = False, **fields: Any) -> dict[str, Any]:
+        given = {key: value for key, value in fields.items() if value is not None}
+        request = Request(verb, units=list(units), **given)
+        return self._loop.run_until_complete(self._lab.verbs.answer(request, True))
+
+
+def inside_commands(monkeypatch: pytest.MonkeyPatch, client: Inside) -> None:
+    """All commands of the CLI are connected to this manager."""
+    for name in ("jobs", "show", "status", "list", "files", "control", "triggers"):
+        monkeypatch.setattr(f"holdfast.cli.service_{name}.connect", lambda arguments: client)
 
 
 def in_lab(lab: Lab, scene: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -29,8 +29,8 @@ NAMESPACES: Final = [
 CALL_LIMIT_S: Final = 30
 SETUP: Final = """\
 set -e
-memory=$1 files=$2
-shift 2
+memory=$1 files=$2 groups=$3
+shift 3
 mount -t tmpfs memory "$memory"
 for directory in etc var; do
     mkdir -p "$memory/$directory/upper" "$memory/$directory/work"
@@ -44,6 +44,9 @@ ln -s /dev/null /run/systemd/system/timers.target
 for directory in /dev/mapper /lib/modules; do
     [ ! -d "$directory" ] || mount -t tmpfs -o ro memory "$directory"
 done
+if [ "$groups" = none ]; then
+    umount -a -t cgroup,cgroup2 || true
+fi
 ip link set lo up 2>/dev/null || busybox ip link set lo up
 cp -a "$files/." /
 exec "$@"
@@ -63,15 +66,18 @@ def what_is_missing() -> str | None:
     return f"namespaces with overlays cannot be made here: {done.stderr.strip()}" if done.returncode else None
 
 
-def _prefix(place: Path) -> list[str]:
-    return [*NAMESPACES, "sh", "-c", SETUP, "setup", str(place / "memory"), str(place / "files")]
+def _prefix(place: Path, groups: bool = True) -> list[str]:
+    arguments = (str(place / "memory"), str(place / "files"), "all" if groups else "none")
+    return [*NAMESPACES, "sh", "-c", SETUP, "setup", *arguments]
 
 
 class Machine(Supervisor):
     """A context manager, as `Supervisor`; unit files are found where the packages have them."""
 
-    def __init__(self, place: Path, files: Mapping[str, str], *arguments: str) -> None:
-        """`files`: what this machine has besides, by absolute path; one that begins with `#!` can be executed."""
+    def __init__(self, place: Path, files: Mapping[str, str], *arguments: str, groups: bool = True) -> None:
+        """`files`: what this machine has besides, by absolute path; one that begins with `#!` can be executed.
+        `groups`: False takes the control groups away.
+        """
         super().__init__(place, {}, *arguments)
         (place / "memory").mkdir()
         (place / "files").mkdir()
@@ -83,7 +89,7 @@ class Machine(Supervisor):
             made.chmod(0o755 if text.startswith("#!") else 0o644)
         self.unit_path = "/etc/systemd/system:/run/systemd/system:/lib/systemd/system"
         self.run_dir = Path("/run/holdfast")
-        self.prefix = _prefix(place)
+        self.prefix = _prefix(place, groups)
 
     def control_path(self) -> str:
         return f"/proc/{self.pid}/root/run/holdfast/service.sock"

@@ -253,3 +253,12 @@ def test_a_stopped_supervisor_kills_nobody_for_it(tmp_path: Path) -> None:
         wait_for(lambda: running.show("a", "WatchdogTimestampMonotonic") != began)
         assert running.show("a", "MainPID") == str(service)
         assert "Watchdog timeout" not in running.log()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has services of other users")
+def test_a_run_directory_that_services_cannot_reach(tmp_path: Path) -> None:
+    """They could never tell that they are ready."""
+    tmp_path.chmod(0o700)
+    with Supervisor(tmp_path, {}, "basic.target") as running:
+        running.ready()
+        assert f"only its owner may enter {tmp_path}\n" in running.log()

@@ -89,6 +89,8 @@ def test_all_descendants_are_found(tmp_path: Path, tracking: str) -> None:
                 unit: set(it.host.members(unit)()) for unit in ("other.service", UNIT)
             }
             assert list(found) == ["other.service", UNIT]
+            # Without a record nobody is anybody's: groups alone prove nothing.
+            assert leftovers.find(record.Recorded(), it.host._hierarchy) == {}
             assert record.read(path, "elsewhere") == record.Recorded()
         # Everything was ended: a successor has nothing to look for.
         assert not os.path.exists(path)

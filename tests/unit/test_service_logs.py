@@ -40,16 +40,18 @@ class Pipe:
         self.ends: list[OutputPipe] = []
         self.limit = LogLimit(exe, self.told.append)
         self.pipe = OutputPipe(UNIT, exe, "/bin/x", self.lines.append, self.ends.append, self.limit)
+        self.writer = os.dup(self.pipe.writing_end)
+        self.pipe.begin(1)
 
     def write(self, data: bytes) -> None:
-        assert os.write(self.pipe.writing_end, data) == len(data)
+        assert os.write(self.writer, data) == len(data)
 
     @property
     def texts(self) -> list[str]:
         return [line.text for line in self.lines]
 
     def close(self) -> None:
-        self.pipe.close_writing_end()
+        os.close(self.writer)
         self.pipe.close()
         self.limit.report()
 
@@ -146,7 +148,7 @@ def test_who_writes_without_end_gets_its_turns_and_no_more() -> None:
         def flood() -> None:
             while not stop.is_set():
                 try:
-                    os.write(one.pipe.writing_end, b"noise\n" * 1000)
+                    os.write(one.writer, b"noise\n" * 1000)
                 except OSError:
                     return
 
@@ -304,6 +306,22 @@ def test_a_store_that_cannot_be_written_says_so_once(tmp_path: Path, caplog: pyt
 
     asyncio.run(scene())
     assert len([one for one in caplog.records if "log of units" in one.getMessage()]) == 1
+
+
+def test_after_a_line_that_was_cut_the_next_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / log_files.file_name(UNIT)
+    path.write_bytes(log_files.encode(1, UNIT, 6, "first") + log_files.encode(2, UNIT, 6, "cut")[:-9])
+
+    async def scene() -> None:
+        store = LogStore(str(tmp_path))
+        for number in (3, 4):
+            store.put(number, UNIT, 6, str(number))
+            await store.flush()
+        await store.close()
+
+    asyncio.run(scene())
+    assert read(tmp_path) == ["first", "3", "4"]
+    assert path.read_bytes().count(b"\n\n") == 0
 
 
 def test_foreign_and_cut_lines_are_left_out(tmp_path: Path) -> None:

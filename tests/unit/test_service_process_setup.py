@@ -16,6 +16,7 @@ import pytest
 from holdfast.service.commands import Command
 from holdfast.service.events import Execed, Exited, Role, Spawn, Spawned, SpawnFailed
 from holdfast.service.exit_status import Code, Exit
+from holdfast.service.process import kernel
 from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Lab, lab, needs_root, unit_file
 
 OK = Exit(Code.EXITED, 0)
@@ -206,6 +207,66 @@ def test_capabilities(tmp_path: Path) -> None:
         "CapInh": 1 << 5, "CapPrm": 1 << 5, "CapEff": 1 << 5, "CapBnd": 1 << 5 | 1 << 10, "CapAmb": 1 << 5,
         "NoNewPrivs": 1,
     }  # fmt: skip
+
+
+def capability_sets(tmp_path: Path, text: str, **action: Any) -> dict[str, int]:
+    """The sets of a process of such a unit."""
+    lines = printed(tmp_path, text, "/bin/grep ^Cap /proc/self/status", **action)
+    return {key: int(value, 16) for key, value in (line.split(":\t") for line in lines)}
+
+
+KILL, CHOWN = 1 << 5, 1 << 0
+
+
+@needs_root
+def test_an_empty_bounding_set_is_no_capability_at_all(tmp_path: Path) -> None:
+    none = dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), 0)
+    assert capability_sets(tmp_path / "1", "CapabilityBoundingSet=") == none
+    assert capability_sets(tmp_path / "2", "CapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=") == none
+    ours = capability_sets(tmp_path / "3", "")
+    assert ours["CapBnd"] & KILL, "the test has it itself"
+    plus = Command("/bin/grep", ("grep", "^Cap", "/proc/self/status"), privileges="+")
+    assert capability_sets(tmp_path / "4", "CapabilityBoundingSet=", command=plus) == ours
+    assert capability_sets(tmp_path / "5", "CapabilityBoundingSet=\nCapabilityBoundingSet=~") == ours
+    text = "CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_KILL"
+    assert capability_sets(tmp_path / "6", text)["CapBnd"] == KILL
+    assert capability_sets(tmp_path / "7", "CapabilityBoundingSet=~CAP_KILL")["CapBnd"] == ours["CapBnd"] & ~KILL
+    ambient = "User=daemon\nAmbientCapabilities=CAP_KILL\nAmbientCapabilities="
+    assert capability_sets(tmp_path / "8", ambient) == {**none, "CapBnd": ours["CapBnd"]}
+
+
+@needs_root
+def test_what_is_inheritable_does_not_get_past_the_bounding_set(tmp_path: Path) -> None:
+    """Some container engines start everything with inheritable capabilities."""
+
+    async def scene(it: Lab) -> None:
+        kernel.inherit_capabilities(KILL | CHOWN)
+        try:
+            # The forker is the one that hands them on.
+            await it.spawn(unit_file(""), "/bin/true")
+            os.kill(it.host._forker.pid, signal.SIGKILL)
+            old = it.host._forker.pid
+            await it.until(lambda: it.host._forker.pid not in (0, old), "another forker")
+            await it.host._forker.start()
+            for text, expected in (("", KILL | CHOWN), ("CapabilityBoundingSet=CAP_KILL", KILL)):
+                _death, lines = await it.run(text, "/bin/grep CapInh /proc/self/status")
+                assert int(lines[0].split()[1], 16) & (KILL | CHOWN) == expected
+        finally:
+            kernel.limit_inheritable(0)
+
+    run(tmp_path, scene)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("lines", "mask"),
+    [("CapabilityBoundingSet=", 0), ("CapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=", 0),
+     ("CapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=\nCapabilityBoundingSet=CAP_CHOWN", 1)],
+)  # fmt: skip
+def test_no_capability_at_all(tmp_path: Path, lines: str, mask: int) -> None:
+    """What packages write: it is a value, nothing is reset."""
+    said = printed(tmp_path, lines, "/bin/grep -E ^Cap(Bnd|Eff) /proc/self/status")
+    assert [int(line.split()[1], 16) for line in said] == [mask, mask]
 
 
 @needs_root

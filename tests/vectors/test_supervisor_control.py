@@ -6,14 +6,12 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
-from tests.unit.service_lab import Lab
+from tests.unit.service_lab import Inside, Lab, inside_commands
 from tests.vectors.supervisor_world import vectors
 
 from holdfast.cli import systemctl
-from holdfast.service.control.wire import Request
 from holdfast.testing.virtual_loop import VirtualLoop
 
 _STEPS = vectors("control")["steps"]
@@ -59,25 +57,6 @@ _TIME = re.compile(r"since \w{3} [-0-9]+ [:0-9]+ \w+; .* ago")
 _STAMP = re.compile(r"^\w{3} +\d+ [:0-9]+ (?:guest systemd\[1\]: )?", re.MULTILINE)
 
 
-class Inside:
-    """A client that is in the same process: each question is answered before the next is asked."""
-
-    def __init__(self, lab: Lab, loop: VirtualLoop) -> None:
-        self._lab = lab
-        self._loop = loop
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def ask(self, verb: str, *units: str, patient: bool = False, **fields: Any) -> dict[str, Any]:
-        given = {key: value for key, value in fields.items() if value is not None}
-        request = Request(verb, units=list(units), **given)
-        return self._loop.run_until_complete(self._lab.verbs.answer(request, True))
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Lab, VirtualLoop]]:
     """A manager on its own loop, and the commands connected to it."""
@@ -86,8 +65,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Lab
     loop = VirtualLoop()
     asyncio.set_event_loop(loop)
     loop.run_until_complete(lab.open())
-    for name in ("jobs", "show", "status", "list", "files", "control"):
-        monkeypatch.setattr(f"holdfast.cli.service_{name}.connect", lambda arguments: Inside(lab, loop))
+    inside_commands(monkeypatch, Inside(lab, loop))
     try:
         yield lab, loop
     finally:

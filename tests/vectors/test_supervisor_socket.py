@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from tests.unit.service_machine import Machine, what_is_missing
 from tests.unit.service_process import SOURCES, wait_for
-from tests.vectors.supervisor_world import vectors
+from tests.vectors.supervisor_world import MS, World, vectors
+
+from holdfast.service.units import Graph
 
 _VECTORS = vectors("socket")
 _STEPS = {step["cmd"]: step for step in _VECTORS["steps"]}
@@ -286,3 +288,21 @@ def test_idle(machine: Machine) -> None:
     machine.wait_until("id-a.service", "inactive/dead")
     assert machine.state("long.service") == "activating/start"
     assert machine.job("stop", "long.service") == "done"
+
+
+def test_watchdog_over_daemon_reload() -> None:
+    """Its interval begins anew at a reload (virtual time: this one is a matter of the rules)."""
+    case = _VECTORS["watchdog_over_daemon_reload"]
+    world = World({"wdr.service": "[Service]\nType=notify\nWatchdogSec=6s\nExecStart=/probe/p n:READY=1 pause\n"})
+    assert world.command("start", "wdr.service") == (0, "")
+    begun = world.now
+    world.advance(3000 - (world.now - begun) // MS)
+    world.core.use(Graph(world.units), world.now)
+    world.advance(5900)
+    assert world.show("wdr.service")["ActiveState"] == "active"
+    world.advance(1000)
+    assert world.show("wdr.service")["ActiveState"] == case["ActiveState"]
+    assert world.show("wdr.service")["Result"] == case["Result"]
+    plain = [re.sub(r"process \d+ \(p\)", "process N", line) for line in case["log"]]
+    said = [re.sub(r"process \d+", "process N", line) for line in world.log if "system.slice" not in line]
+    assert said == [line for line in plain if line.startswith("wdr.service: ")]

@@ -28,7 +28,8 @@ EXIT_CODES = {
 """By the kind of a refusal; others are 1. They are systemctl's."""
 WITHOUT_UNITS = frozenset(
     (
-        "list-units", "list-jobs", "list-unit-files", "is-system-running", "cancel", "daemon-reload",
+        "list-units", "list-timers", "list-sockets", "list-paths", "list-jobs",
+        "list-unit-files", "is-system-running", "cancel", "daemon-reload",
         "get-default", "service-watchdogs", "exit", "reboot", "poweroff", "halt",
     )
 )  # fmt: skip

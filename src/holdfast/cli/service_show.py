@@ -17,6 +17,8 @@ from holdfast.cli.service_asking import (
     unit_names,
 )
 
+LISTS = ("Listen", "TimersMonotonic", "TimersCalendar", "Paths")
+"""With a line for each item, as lists of commands are."""
 UP = ("active", "reloading")
 
 
@@ -58,8 +60,7 @@ def show_run(arguments: argparse.Namespace) -> int:
 
 def _print(properties: dict[str, str], arguments: argparse.Namespace) -> None:
     for key, text in properties.items():
-        # Lists of commands and of addresses have a line for each.
-        for value in text.split("\n") if key == "Listen" or key.startswith("Exec") else [text]:
+        for value in text.split("\n") if key in LISTS or key.startswith("Exec") else [text]:
             if value or arguments.all or arguments.property:
                 print(value if arguments.value else f"{key}={value}")
 

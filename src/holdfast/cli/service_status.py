@@ -18,6 +18,7 @@ from holdfast.cli.service_asking import (
     service_parser,
     unit_names,
 )
+from holdfast.cli.service_times import moment, relative
 
 MAX_LINES = 1000
 _DOTS = {"active": ("●", "green"), "reloading": ("↻", "green"), "failed": ("×", "red"), "inactive": ("○", "dim")}
@@ -94,11 +95,18 @@ def unit_lines(one: dict[str, Any], systemctl: bool = False) -> list[str]:
     lines.append(f"     Active: {_active(one)}")
     if one["timestamps"]["duration_usec"] is not None and properties["ActiveState"] not in _RUNNING:
         lines.append(f"   Duration: {_short(one['timestamps']['duration_usec'])}")
+    if "next_elapse" in one:
+        lines.append(f"    Trigger: {_next(one['next_elapse'])}")
     for key, what in (("triggered_by", "TriggeredBy"), ("triggers", "   Triggers")):
         for number, other in enumerate(one[key]):
-            lines.append(f"{what}: ● {other}" if not number else f"             ● {other}")
+            dot, tone = _DOTS.get(one.get("others", {}).get(other, ""), ("●", "bold"))
+            lines.append(f"{'            ' if number else what + ':'} {colour(dot, tone)} {other}")
     for number, text in enumerate(one["documentation"]):
         lines.append(f"       Docs: {text}" if not number else f"             {text}")
+    for number, text in enumerate(filter(None, properties.get("Listen", "").split("\n"))):
+        lines.append(f"{'            ' if number else '     Listen:'} {printable(text)}")
+    if properties.get("Accept") == "yes":
+        lines.append(f"   Accepted: {properties['NAccepted']}; Connected: {properties['NConnections']};")
     lines += _processes(one)
     if properties.get("StatusText"):
         lines.append(f'     Status: "{printable(properties["StatusText"])}"')
@@ -164,7 +172,7 @@ def _active(one: dict[str, Any]) -> str:
 
 
 def _ago(seconds: float) -> str:
-    return f"{_short(max(seconds, 0) * 1e6)} ago"
+    return f"{relative(seconds * 1e6)} ago"
 
 
 def _short(usec: float) -> str:
@@ -183,6 +191,11 @@ def _short(usec: float) -> str:
             else (f"{int(seconds)}s")
         )
     return f"{whole // 1000}ms" if whole >= 1000 else f"{whole}us"
+
+
+def _next(usec: int | None) -> str:
+    """When a timer comes."""
+    return f"{moment(usec)}; {relative(usec - time.time() * 1e6)} left" if usec is not None else "n/a"
 
 
 def _processes(one: dict[str, Any]) -> list[str]:

@@ -264,6 +264,8 @@ class Log:
     level: int = 6
     bare: bool = False
     """It names the unit itself."""
+    pid: int = 0
+    """A process that the text names by its number; whoever prints it may add what it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from holdfast.conf_text import Assignment, Complaint, Parsed
-from holdfast.service import commands, environment, keys, words
+from holdfast.service import capability, commands, environment, keys, words
 from holdfast.service.calendar import CalendarError
 from holdfast.service.calendar import parse as parse_calendar
 from holdfast.service.exit_status import StatusSet, parse_signal, parse_statuses
@@ -181,7 +181,9 @@ class _Reader:
         field = key.field or keys.field_name(key.name)
         old = self.values.get(key.section, {}).get(field, ())
         if key.kind in _LISTS:
-            new = _LISTS[key.kind](self, key, one, old) if one.value else ()
+            # Of capabilities the empty list is a value: none at all. Packages mean it.
+            empty = ("",) if key.name == "CapabilityBoundingSet" else ()
+            new = _LISTS[key.kind](self, key, one, old) if one.value else empty
             if len(new) > MAX_ITEMS:
                 raise _Ignore(f"more than {MAX_ITEMS} items in {one.key}=, ignoring.")
             self._set(key.section, field, new)
@@ -189,6 +191,8 @@ class _Reader:
             self._set(key.section, field, self._units(one, old))
         elif key.kind is Kind.STATUSES:
             self._set(key.section, field, self._statuses(one, old or StatusSet()))
+        elif key.kind is Kind.CAPABILITIES:
+            self._set(key.section, field, self._capabilities(key, one, key.default if old == () else old))
         elif key.name == "TimeoutAbortSec" and not one.value:
             self._set(key.section, field, None)
         else:
@@ -264,6 +268,14 @@ class _Reader:
         for warning in warnings:
             self._complain(one, warning)
         return old | found
+
+    def _capabilities(self, key: Key, one: Assignment, old: int) -> int:
+        if not one.value:
+            return 0
+        mask, unknown = capability.merge(old, key.default, one.value)
+        for word in unknown:
+            self._complain(one, f"Failed to parse capability in bounding/ambient set, ignoring: {word}")
+        return mask
 
     def words(self, key: Key, one: Assignment, old: tuple[str, ...]) -> tuple[str, ...]:
         """A list of words, specifiers expanded."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from holdfast.service import capability
 from holdfast.service.exit_status import StatusSet
 from holdfast.service.values import Amount
 from holdfast.timespan import INFINITY
@@ -44,6 +45,8 @@ class Kind(enum.Enum):
     COMMANDS = "command line"
     ENVIRONMENT = "environment"
     STATUSES = "exit status"
+    CAPABILITIES = "capabilities"
+    """A set; an empty assignment makes it the empty one."""
     CONDITION = "condition"
     LISTEN = "socket address"
     TRIGGER = "timer or path"
@@ -259,8 +262,9 @@ def _exec_keys(section: str) -> Iterator[Key]:
         yield Key(f"{name}Directory", section, Kind.WORDS, 2, _EMPTY)
         yield Key(f"{name}DirectoryMode", section, Kind.MODE, 2, 0o755)
     yield Key("RuntimeDirectoryPreserve", section, Kind.TEXT, 2, "no")
-    for name in "CapabilityBoundingSet AmbientCapabilities SecureBits".split():
-        yield Key(name, section, Kind.TEXTS, 2, _EMPTY)
+    yield Key("CapabilityBoundingSet", section, Kind.CAPABILITIES, 2, capability.ALL)
+    yield Key("AmbientCapabilities", section, Kind.CAPABILITIES, 2, 0)
+    yield Key("SecureBits", section, Kind.TEXTS, 2, _EMPTY)
     yield Key("Slice", section, Kind.TEXT, 2, "")
     yield Key("Delegate", section, Kind.TEXT, 2, "")
     for name in "MemoryMin MemoryLow MemoryHigh MemoryMax MemorySwapMax TasksMax".split():

@@ -9,6 +9,7 @@ from holdfast.service.events import (
     Cleanup,
     Emergency,
     Kill,
+    Log,
     PropagateReload,
     ReadPidFile,
     ReloadDone,
@@ -258,7 +259,7 @@ def _send(run: Run, state: State, targets: frozenset[int]) -> None:
     gentle = state in (State.STOP_SIGTERM, State.FINAL_SIGTERM)
     if not gentle:
         for pid in sorted(targets):
-            run.log(f"Killing process {pid} with signal SIG{signal_name(signal)}.", 5)
+            run.act(Log(f"Killing process {pid} with signal SIG{signal_name(signal)}.", 5, pid=pid))
     run.act(Kill(targets, signal, kill.send_sighup and gentle))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from holdfast.conf_text import Complaint
+from holdfast.service import capability
 from holdfast.service.commands import Command
 from holdfast.service.exit_status import StatusSet
 from holdfast.service.keys import LIMITS, field_name
@@ -172,8 +173,9 @@ class ExecSettings:
     logs_directory_mode: int = 0o755
     configuration_directory: Names = ()
     configuration_directory_mode: int = 0o755
-    capability_bounding_set: Names = ()
-    ambient_capabilities: Names = ()
+    capability_bounding_set: int = capability.ALL
+    """A mask by number; `ALL`: untouched."""
+    ambient_capabilities: int = 0
     no_new_privileges: bool = False
     exec_search_path: Names = ()
     slice: str = ""

@@ -17,6 +17,7 @@ from holdfast.service.manager.history import History
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.manager import Manager
 from holdfast.service.names import UnitNameError
+from holdfast.service.triggers.timer_rules import TimerMachine
 from holdfast.timespan import INFINITY
 
 FROM_DISK: Final = ("UnitFileState", "UnitFilePreset", "NeedDaemonReload")
@@ -78,7 +79,13 @@ def status(manager: Manager, name: str, lines: int) -> dict[str, Any]:
     history = manager.histories.get(name) or History()
     machine = manager.machine(name)
     pids = sorted(machine.run.members() | machine.run.own_pids) if machine else []
-    return {
+    timer = manager.core.triggers.get(name)
+    graph = manager.core.graph
+    others = {other: manager.core.active(other).value for kind in ("TriggeredBy", "Triggers")
+              for other in graph.of(name, kind)}  # fmt: skip
+    coming = timer.next_elapse(manager.now()) if isinstance(timer, TimerMachine) else 0
+    waits: dict[str, Any] = {"next_elapse": coming or None} if unit.type == "timer" else {}
+    return waits | {
         "unit": name,
         "known": name in manager.core.graph.units,
         "description": unit.file.unit.description if unit.file else "",
@@ -88,6 +95,7 @@ def status(manager: Manager, name: str, lines: int) -> dict[str, Any]:
         "commands": _commands(history),
         "triggered_by": list(manager.core.graph.of(name, "TriggeredBy")),
         "triggers": list(manager.core.graph.of(name, "Triggers")),
+        "others": others,
         "timestamps": {
             "state_change": history.state_change.real,
             "run_began": history.inactive_exit.real,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from holdfast.service import install, log_files
-from holdfast.service.control import properties, snapshot
+from holdfast.service.control import listing, properties, snapshot
 from holdfast.service.control.properties import manager_properties, unit_properties, wanted
 from holdfast.service.control.wire import ControlError, Request
 from holdfast.service.install import InstallError
@@ -33,6 +33,7 @@ JOBS: Final = {
     "try-reload-or-restart": JobType.TRY_RELOAD,
     "isolate": JobType.START,
 }
+LISTS: Final = {"list-timers": listing.timers, "list-sockets": listing.sockets, "list-paths": listing.paths}
 MAX_LOG_LINES: Final = 10_000
 """Of one answer."""
 ENDINGS: Final = ("exit", "reboot", "poweroff", "halt", "kexec")
@@ -60,6 +61,7 @@ class Verbs:
             "status": self._status,
             "units": self._units,
             "list-jobs": self._list_jobs,
+            **dict.fromkeys(LISTS, self._list),
             "dependencies": self._dependencies,
             "ping": self._ping,
         }
@@ -243,6 +245,9 @@ class Verbs:
                 for job in self.manager.core.jobs
             ]
         }
+
+    async def _list(self, request: Request) -> Reply:
+        return {request.verb.removeprefix("list-"): LISTS[request.verb](self.manager)}
 
     async def _dependencies(self, request: Request) -> Reply:
         names = [_name(unit) for unit in request.units]

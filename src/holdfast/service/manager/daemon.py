@@ -10,7 +10,9 @@ import asyncio
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from holdfast import notify
@@ -42,6 +44,20 @@ def make_run_dir(options: ManagerOptions) -> None:
         os.makedirs(options.run_dir, RUN_DIR_MODE, exist_ok=True)
     except OSError as error:
         raise StartError(f"run directory {options.run_dir}: {error.strerror}") from error
+    closed = closed_to_others(options.run_dir)
+    if closed and os.geteuid() == 0:
+        log.warning("services with User= cannot reach the notify socket: only its owner may enter %s", closed)
+
+
+def closed_to_others(path: str) -> str:
+    """The directory on the way that other users may not enter; empty: there is none."""
+    for place in (path, *map(str, Path(path).parents)):
+        try:
+            if not os.stat(place).st_mode & stat.S_IXOTH:
+                return place
+        except OSError:
+            return place
+    return ""
 
 
 def take_lock_file(options: ManagerOptions) -> int:

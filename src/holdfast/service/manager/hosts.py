@@ -24,6 +24,10 @@ class Host(Protocol):
         """The unit's view of its processes."""
         ...
 
+    def hear(self) -> None:
+        """Tell all messages that were sent before now."""
+        ...
+
     def invocation_id(self, unit: str) -> str:
         """Of the current or last run; empty: none yet."""
         ...

@@ -110,6 +110,8 @@ class _Files:
         """By file name: bytes of the file, and of the one before. The one written last is the last."""
         self._total = 0
         self._found = False
+        self._whole: set[str] = set()
+        """Files whose last line is known to be whole: others may end within one, where a manager was killed."""
 
     def write(self, batch: dict[str, bytes]) -> str:
         """Append; what went wrong, in words, for the last one that did."""
@@ -154,11 +156,16 @@ class _Files:
         if len(data) > log_files.MAX_FILE_BYTES:
             # More than a file in one batch: the latest lines of it.
             data = data[data.index(b"\n", len(data) - log_files.MAX_FILE_BYTES - 1) + 1 :]
+        if sizes[0] and name not in self._whole:
+            data = b"\n" + data
+        self._whole.discard(name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
             written = os.write(fd, data)
         finally:
             os.close(fd)
+        if written == len(data):
+            self._whole.add(name)
         sizes[0] += written
         self._total += written
         while (self._total > MAX_TOTAL_BYTES or len(self._sizes) > MAX_FILES) and len(self._sizes) > 1:
@@ -167,6 +174,7 @@ class _Files:
     def _forget_one(self) -> None:
         name, (size, old) = self._sizes.popitem(last=False)
         self._total -= size + old
+        self._whole.discard(name)
         for path in (os.path.join(self._directory, name), os.path.join(self._directory, name + log_files.OLD)):
             try:
                 os.unlink(path)

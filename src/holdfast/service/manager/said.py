@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from holdfast.service.events import Active, Changed, State
+from holdfast.service.events import Active, Changed, Log, State
 from holdfast.service.jobs import JobResult, JobType
+from holdfast.service.process.lineage import process_name
 from holdfast.service.queue import Job, JobDone
 from holdfast.service.units import Unit
 
@@ -18,6 +19,13 @@ def title(unit: Unit) -> str:
     """`NAME - DESCRIPTION`, or the name alone."""
     description = unit.file.unit.description if unit.file else ""
     return f"{unit.name} - {description}" if description and description != unit.name else unit.name
+
+
+def log_text(line: Log) -> str:
+    """With the name of the process behind its number."""
+    if not line.pid:
+        return line.text
+    return line.text.replace(f"process {line.pid} ", f"process {line.pid} ({process_name(line.pid)}) ", 1)
 
 
 def changed(change: Changed, unit: Unit, job: Job | None) -> str | None:

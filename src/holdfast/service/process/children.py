@@ -55,6 +55,8 @@ class Children:
         """Children that are somebody else's business."""
         self.is_held: Callable[[str], bool] = lambda unit: False
         """A process of this unit is being started: no death of the unit is told, for it may be that one's."""
+        self.before_deaths: Callable[[], None] = lambda: None
+        """Before some deaths are told, all of processes that have died by now."""
         self.is_busy: Callable[[], bool] = lambda: False
         """A child may be there that nobody has told of yet."""
         self.adopts_first = True
@@ -111,6 +113,8 @@ class Children:
     def _reap_some(self) -> None:
         """Main processes first, then those of commands, then the others."""
         self._reaping = None
+        # They are all dead: what they have said is all there, once for all of them.
+        self.before_deaths()
         ready = [child for child in self._dead.values() if not self.is_held(child.unit)]
         ready.sort(key=lambda child: (not child.main, child.role is None))
         for child in ready[:REAPS_PER_TURN]:
@@ -128,8 +132,11 @@ class Children:
 
     def reap_now(self, unit: str) -> None:
         """Tell the deaths of this unit that are known to the kernel already."""
-        for child in sorted(self.of(unit), key=lambda one: (not one.main, one.role is None)):
-            if self.by_pid.get(child.pid) is child and not self.is_held(unit) and _is_dead(child):
+        dead = [child for child in self.of(unit) if _is_dead(child)]
+        if dead:
+            self.before_deaths()
+        for child in sorted(dead, key=lambda one: (not one.main, one.role is None)):
+            if self.by_pid.get(child.pid) is child and not self.is_held(unit):
                 self._reap(child)
 
     def _reap(self, child: Child) -> None:

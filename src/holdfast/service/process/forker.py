@@ -226,6 +226,10 @@ class Forker:
             number, pid = ANSWER.unpack(data)
             if not self._ready.is_set():
                 self._ready.set()
+                if self._silence_timer is not None:
+                    # It was for the start: nothing is expected any more.
+                    self._silence_timer.cancel()
+                    self._silence_timer = None
                 self._flush()
             elif self._sent:
                 request = self._sent.popleft()

@@ -80,7 +80,7 @@ MAX_POSTPONED: Final = 256
 MAX_LEFT_OVER: Final = 16
 """Processes of an earlier run that are named in the log."""
 DRAIN_TURNS: Final = 16
-"""Of a pipe, before a death is told: what fits into it is read."""
+"""Of a pipe, before a death is told: what fits into it, unless its lines are very short."""
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
 
 
@@ -143,8 +143,8 @@ class _Unit:
     name: str
     group: cgroups.Group | None = None
     group_killed: bool = False
-    """Nobody may be born in it any more: kernels (6.14 to 6.18 at least) take a newborn whose parent is in another
-    group for one that was to be killed.
+    """Nobody may be born in it any more: Linux 6.18 takes a newborn whose parent is in another group for one that
+    was to be killed. That was seen there; other versions were not looked at.
     """
     group_watch: int = -1
     oom_watch: int = -1
@@ -198,6 +198,7 @@ class ProcessHost:
         self._children = Children(self.unit_of, self._before_exit, self._exited)
         self._children.leave_alone = lambda: self._forker.pids
         self._children.is_held = self._spawning.__contains__
+        self._children.before_deaths = self.hear
         self._children.is_busy = lambda: self._forker.asked > 0
         self._killer = Killer(self._children, self.pids, self._belongs)
         self._idle: tuple[int, int] | None = None
@@ -214,13 +215,20 @@ class ProcessHost:
 
     async def start(self) -> None:
         """End what a supervisor has left that was killed, then wait until processes can be started at once.
-        TimeoutError: they cannot. OSError: nothing could be left to a successor. Needed only with a record.
+        TimeoutError: they cannot. Needed only with a record.
         """
         if self.settings.record:
+            await self._succeed()
+        await self._forker.start()
+
+    async def _succeed(self) -> None:
+        try:
             recorded = await asyncio.to_thread(read_record, self.settings.record, run_tag())
             await leftovers.end(lambda: leftovers.find(recorded, self._hierarchy), self.settings.log)
             self._record.begin()
-        await self._forker.start()
+        except OSError as error:
+            # No /proc, or no room: then a successor finds control groups at best, but services can run.
+            log.error("nothing is left to a successor: %s", error)
 
     async def close(self) -> None:
         """Let go of everything. Processes of units are not touched."""
@@ -338,6 +346,10 @@ class ProcessHost:
                 return None
         return None
 
+    def hear(self) -> None:
+        """All messages that were sent before now are told, whoever else fills the socket."""
+        self._notify.drain()
+
     def invocation_id(self, unit: str) -> str:
         """Of the current or last run; empty: none yet."""
         known = self._units.get(unit)
@@ -434,8 +446,7 @@ class ProcessHost:
     def _not_spawned(self, name: str, fds: list[int], pipe: OutputPipe | None, error: Exception) -> None:
         _close_all(fds)
         if pipe is not None:
-            pipe.close_writing_end()
-            pipe.close()
+            pipe.abandon()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         self._deliver(name, events.SpawnFailed(reason))
 
@@ -452,8 +463,7 @@ class ProcessHost:
         else:
             reading = fds.pop(0)
             _close_all(fds)
-            pipe.pid = pid
-            pipe.close_writing_end()
+            pipe.begin(pid)
             unit.pipes.append(pipe)
             unit.sessions.add(pid)
             self._sessions[pid] = name
@@ -593,7 +603,6 @@ class ProcessHost:
 
     def _before_exit(self, child: Child) -> None:
         """What it said before it died counts first."""
-        self._notify.drain()
         for fd, (pid, _unit, _action) in list(self._statuses.items()):
             if pid == child.pid:
                 self._status_readable(fd)

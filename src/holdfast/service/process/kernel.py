@@ -126,17 +126,38 @@ def raise_ambient(number: int) -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
 
 
+def limit_inheritable(keep: int) -> None:
+    """Take everything out of the inheritable set that is not in the mask `keep`, and so out of the ambient set.
+    What is inheritable outlives an execve whatever the bounding set says.
+    """
+    header, data = _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
+    _check(_libc.capget(ctypes.byref(header), data))
+    for index in (0, 1):
+        data[index].inheritable &= keep >> (32 * index) & 0xFFFFFFFF
+    _check(_libc.capset(ctypes.byref(header), data))
+
+
 def drop_from_bounding(keep: int) -> None:
     """Drop everything from the bounding set that is not in the mask `keep`."""
+    present = bounding_set()[1]
+    for number in range(64):
+        if present >> number & 1 and not keep >> number & 1:
+            prctl(PR_CAPBSET_DROP, number)
+
+
+def bounding_set() -> tuple[int, int]:
+    """Masks of the capabilities that the kernel knows, and of those that we may still get."""
+    known = present = 0
     for number in range(64):
         try:
-            present = prctl(PR_CAPBSET_READ, number)
+            has = prctl(PR_CAPBSET_READ, number)
         except OSError as error:
             if error.errno == _EINVAL:
-                return  # There are no more.
+                break  # There are no more.
             raise
-        if present and not keep >> number & 1:
-            prctl(PR_CAPBSET_DROP, number)
+        known |= 1 << number
+        present |= has << number
+    return known, present
 
 
 _PIDFD_GET_INFO = 0xC040FF0B

@@ -40,10 +40,13 @@ Say = Callable[[str, str, int], None]
 def find(recorded: Recorded, hierarchy: Hierarchy | None) -> Left:
     """Units that were started last come first. Looks at all of /proc; not for the loop."""
     found: dict[str, set[int]] = {}
-    if hierarchy is not None:
-        for unit, pids in hierarchy.populated():
-            found.setdefault(unit, set()).update(pids)
     names = recorded.units
+    if hierarchy is not None:
+        known = frozenset(names.values())
+        for unit, pids in hierarchy.populated():
+            # Only by the record: a supervisor in other namespaces may use a group of the same name.
+            if unit in known:
+                found.setdefault(unit, set()).update(pids)
     if recorded.mark:
         for name in os.listdir("/proc"):
             if name.isdigit():

@@ -32,6 +32,10 @@ MAX_SCM_FDS: Final = 253
 SCM_PIDFD: Final = 4
 SO_PASSPIDFD: Final = 76
 _SO_RCVBUFFORCE: Final = 33
+# Plain numbers: an enum's operators cost as much as the parsing of a message.
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_CONTROL_TRUNCATED: Final = int(socket.MSG_CTRUNC)
+_RECEIVE_FLAGS: Final = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 _UCRED: Final = struct.Struct("3i")
 _ANCILLARY: Final = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(4) + socket.CMSG_SPACE(4 * MAX_SCM_FDS)
 
@@ -104,9 +108,7 @@ class NotifySocket:
     def _receive(self) -> bool | None:
         """None: nothing is there. True: a message with descriptors."""
         try:
-            data, ancillary, flags, _address = self._socket.recvmsg(
-                MAX_DATAGRAM + 1, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary, flags, _address = self._socket.recvmsg(MAX_DATAGRAM + 1, _ANCILLARY, _RECEIVE_FLAGS)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -125,11 +127,11 @@ class NotifySocket:
         return had_fds
 
     def _take(self, data: bytes, flags: int, message: Message) -> None:
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CONTROL_TRUNCATED:
             self._warn("Received notify message with truncated control data. Ignoring.")
         elif message.pid <= 0:
             self._warn("Received notify message without valid credentials. Ignoring.")
-        elif flags & socket.MSG_TRUNC:
+        elif flags & _TRUNCATED:
             self._warn("Received notify message exceeded maximum size. Ignoring.")
         else:
             try:

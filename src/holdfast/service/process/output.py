@@ -76,11 +76,17 @@ class OutputPipe:
         self._loop = asyncio.get_running_loop()
         self._fd, self.writing_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._fd, False)
+
+    def begin(self, pid: int) -> None:
+        """The child has its copy of the writing end. Nothing is read before: lines must have its pid."""
+        self.pid = pid
+        os.close(self.writing_end)
         self._loop.add_reader(self._fd, self._turn)
 
-    def close_writing_end(self) -> None:
-        """The child has its copy."""
+    def abandon(self) -> None:
+        """There is no child."""
         os.close(self.writing_end)
+        self.close()
 
     def _turn(self) -> None:
         self._pause = None

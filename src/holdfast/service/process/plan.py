@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from holdfast.service.capability import ALL
 from holdfast.service.commands import expand, unset_variables
 from holdfast.service.environment import MAX_FILE_BYTES, EnvironmentFileError, parse_file
 from holdfast.service.events import Role, Spawn
-from holdfast.service.process.capability import capability_mask
 from holdfast.service.settings import ExecSettings, UnitFile
 from holdfast.service.values import Limit
 from holdfast.timespan import INFINITY, TimeSpanError, parse_timespan
@@ -161,10 +161,8 @@ def make_plan(file: UnitFile, action: Spawn, around: Surroundings, log: Callable
         "root": exe.root_directory if rooted else "",
         "chdir": exe.working_directory.removeprefix("-"),
         "chdir_optional": optional,
-        "bounding": -1
-        if full or not exe.capability_bounding_set
-        else capability_mask(exe.capability_bounding_set),
-        "ambient": 0 if full else capability_mask(exe.ambient_capabilities),
+        "bounding": -1 if full or exe.capability_bounding_set == ALL else exe.capability_bounding_set,
+        "ambient": 0 if full else exe.ambient_capabilities,
         "no_new_privileges": exe.no_new_privileges and not full,
         "fds": [index(fd) for _name, fd in sockets],
         "names": [name for name, _fd in sockets],

@@ -262,10 +262,13 @@ class _Child:
             if plan["ambient"]:
                 self._step("CAPABILITIES", kernel.prctl, kernel.PR_SET_KEEPCAPS, 1)
             self._step("USER", os.setresuid, self.uid, self.uid, self.uid)
+        if plan["bounding"] != -1:
+            self._step("CAPABILITIES", kernel.limit_inheritable, plan["bounding"])
         if plan["ambient"]:
-            self._step("CAPABILITIES", kernel.inherit_capabilities, plan["ambient"])
+            ambient = plan["ambient"] & kernel.bounding_set()[0]
+            self._step("CAPABILITIES", kernel.inherit_capabilities, ambient)
             for number in range(64):
-                if plan["ambient"] >> number & 1:
+                if ambient >> number & 1:
                     self._step("CAPABILITIES", kernel.raise_ambient, number)
         if plan["no_new_privileges"]:
             self._step("NO_NEW_PRIVILEGES", kernel.prctl, kernel.PR_SET_NO_NEW_PRIVS, 1)

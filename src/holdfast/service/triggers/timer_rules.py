@@ -28,6 +28,7 @@ from holdfast.service.triggers.messages import (
 from holdfast.timespan import INFINITY
 
 _ONCE: Final = frozenset({"OnActiveSec", "OnBootSec", "OnStartupSec"})
+_SAME_USEC: Final = 1_000_000
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -118,15 +119,17 @@ class TimerMachine(TriggerMachine):
             return self._other_down_at
         return 0
 
+    def monotonic_time(self, number: int) -> int | None:
+        """When the time span of this number is over; None: it does not count now, or is a calendar's."""
+        one = self.timer.triggers[number]
+        if one.kind == "OnCalendar" or number in self._fired:
+            return None
+        base = self._base(one.kind)
+        return base + one.span if base or one.kind in _ONCE else None
+
     def _wait(self) -> None:
         """The next time, or elapsed."""
-        times = []
-        for number, one in enumerate(self.timer.triggers):
-            if one.kind == "OnCalendar" or number in self._fired:
-                continue
-            base = self._base(one.kind)
-            if base or one.kind in _ONCE:
-                times.append(base + one.span)
+        times = [at for at in map(self.monotonic_time, range(len(self.timer.triggers))) if at is not None]
         self.next_monotonic = min(times, default=0)
         self.next_wall = self._next_calendar()
         if self.next_wall:
@@ -139,6 +142,14 @@ class TimerMachine(TriggerMachine):
             return
         self.deadline = max(min(times), self.now) + self._random_delay()
         self.enter(State.WAITING)
+
+    def next_elapse(self, now: int) -> int:
+        """When it will fire, of the wall clock; 0: it waits for no time. `now`: of the monotonic clock."""
+        if self.state is not State.WAITING or self.deadline == INFINITY:
+            return 0
+        at = self._wall_usec() + self.deadline - now
+        # Of a calendar to the point: the two clocks are not read at the same instant.
+        return self.next_wall if abs(at - self.next_wall) < _SAME_USEC else at
 
     def _wall_usec(self) -> int:
         return _usec(self._wall())

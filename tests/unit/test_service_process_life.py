@@ -316,7 +316,7 @@ def test_forking_with_a_pid_file(tmp_path: Path, tracking: str) -> None:
         await service.reach(State.FAILED)
         assert service.machine.result is Result.SIGNAL
         assert service.machine.run.main_death == KILLED
-        assert not pid_file.exists()
+        await it.until(lambda: not pid_file.exists(), "removed")
 
     run(tmp_path, scene, tracking)
 

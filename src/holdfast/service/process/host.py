@@ -26,10 +26,11 @@ from holdfast.service import events
 from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
 from holdfast.service.process import cgroups, kernel, leftovers
+from holdfast.service.process.calls import Call, Calls
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
-from holdfast.service.process.environment_files import MAX_WAIT_S, EnvironmentFiles, Found, read_files
+from holdfast.service.process.environment_files import MAX_WAIT_S, Found, not_read, read_files
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
@@ -48,11 +49,13 @@ from holdfast.service.process.log_limit import LogLimit
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
+    PidFile,
     PidFileError,
     PidFileWatch,
     check_target,
     full_path,
     read_pid_file,
+    remove_pid_file,
 )
 from holdfast.service.process.plan import (
     BASES,
@@ -81,6 +84,8 @@ MAX_POSTPONED: Final = 256
 """Messages of a unit that wait until its new process is known; what comes after is told at once."""
 MAX_LEFT_OVER: Final = 16
 """Processes of an earlier run that are named in the log."""
+LAST_CALLS_S: Final = 1.0
+"""For the removal of PID files at the end; those that hang are left."""
 DRAIN_TURNS: Final = 16
 """Of a pipe, before a death is told: what fits into it, unless its lines are very short."""
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
@@ -134,6 +139,8 @@ class HostSettings:
     """A line of a service."""
     read_environment_files: Callable[[Sequence[str]], Found] = read_files
     """In a thread."""
+    read_pid_file: Callable[[str], PidFile] = read_pid_file
+    """In a thread."""
     sockets: Callable[[str], Sequence[tuple[str, int]]] = _no_sockets
     """Names and descriptors of a unit's socket activation; they stay the caller's."""
     variables: Callable[[str], Mapping[str, str]] = _no_variables
@@ -170,6 +177,8 @@ class _Unit:
     sessions: set[int] = field(default_factory=set)
     pid_file: PidFileWatch | None = None
     pid_file_text: str = ""
+    reading: Call | None = None
+    """Its environment files are being read for a process that is to be started."""
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
     log_limit: LogLimit | None = None
@@ -207,7 +216,7 @@ class ProcessHost:
         self._postponed: dict[str, list[Message]] = {}
         self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._forker = Forker()
-        self._files = EnvironmentFiles(self.settings.read_environment_files)
+        self._calls = Calls()
         self._store = FdStore()
         self._remover = Remover()
         self._children = Children(self.unit_of, self._before_exit, self._exited)
@@ -255,12 +264,13 @@ class ProcessHost:
         self._notify.close()
         self._closed = True
         self._deaths.stop()
-        self._files.close()
+        for unit in self._units.values():
+            self._stop_pid_file(unit)
+        self._calls.close()
         self._forker.close(self._deaths.join)
         for fd in list(self._statuses):
             self._forget_status(fd)
         for unit in self._units.values():
-            self._stop_pid_file(unit)
             for pipe in list(unit.pipes):
                 pipe.read()
                 pipe.close()
@@ -278,6 +288,7 @@ class ProcessHost:
         if self._claimed is not None:
             self._claimed.release()
         await self._remover.close()
+        await self._calls.returned(LAST_CALLS_S)
 
     # -- what others ask ---------------------------------------------------------------------------------------
 
@@ -418,9 +429,14 @@ class ProcessHost:
         elif isinstance(action, events.Cleanup):
             self._cleanup(self._unit(unit), file, action.restarting)
         elif isinstance(action, events.GiveUp):
-            self._files.give_up(unit)
+            self._give_up(unit)
         elif isinstance(action, events.StoreFds):
             self._store_fds(self._unit(unit), file, action)
+
+    def _give_up(self, name: str) -> None:
+        call = self._unit(name).reading
+        if call is not None:
+            self._loop.call_soon(self._calls.give_up, name, call)
 
     def _unit(self, name: str) -> _Unit:
         unit = self._units.get(name)
@@ -454,13 +470,16 @@ class ProcessHost:
             self._begin_run(unit, file)
         self._spawning[name] = self._spawning.get(name, 0) + 1
         patterns = file.exec.environment_file
-        if patterns:
-            then = functools.partial(self._have_read, unit, file, action)
-            self._files.read(name, patterns, _time_for(file, action), then)
+        if patterns or self._calls.is_busy(name):
+            read = functools.partial(self.settings.read_environment_files, patterns)
+            call = Call(read, functools.partial(self._have_read, unit, file, action), not_read)
+            unit.reading = call
+            self._calls.run(name, call, _time_for(file, action))
         else:
             self._launch(unit, file, action, {})
 
     def _have_read(self, unit: _Unit, file: UnitFile, action: events.Spawn, found: Found) -> None:
+        unit.reading = None
         for text, level in found.remarks:
             self.settings.log(unit.name, text, level)
         if found.error:
@@ -729,16 +748,14 @@ class ProcessHost:
 
     def _read_pid_file(self, unit: _Unit, path: str) -> None:
         self._stop_pid_file(unit)
-        unit.pid_file = PidFileWatch(self._inotify, path, lambda: self._pid_file_changed(unit, path))
         unit.pid_file_text = ""
-        # Not from within `perform`: the state machine is in the midst of its actions.
-        self._loop.call_soon(self._pid_file_changed, unit, path)
+        tell = functools.partial(self._pid_file_says, unit, path)
+        unit.pid_file = PidFileWatch(self._calls, unit.name, path, tell, self.settings.read_pid_file)
 
-    def _pid_file_changed(self, unit: _Unit, path: str) -> None:
-        if unit.pid_file is None:
-            return
+    def _pid_file_says(self, unit: _Unit, path: str, found: PidFile | PidFileError) -> None:
         try:
-            found = read_pid_file(path)
+            if isinstance(found, PidFileError):
+                raise found
             note = check_target(found, path, lambda pid: self._belongs(unit.name, pid), os.getpid())
         except PidFileError as error:
             if str(error) != unit.pid_file_text:
@@ -843,10 +860,9 @@ class ProcessHost:
         unit.in_run = False
         self._stop_pid_file(unit)
         if service.pid_file:
-            try:
-                os.unlink(full_path(service.pid_file))
-            except OSError:
-                pass
+            remove = functools.partial(remove_pid_file, full_path(service.pid_file))
+            # The next process of the unit is started after it: see `_spawn`.
+            self._calls.run(unit.name, Call(remove, lambda _: None, lambda _: None))
         preserve = file.exec.runtime_directory_preserve
         if not (preserve in ("yes", "true", "1", "on") or (preserve == "restart" and restarting)):
             base = self.settings.bases["runtime"]

@@ -112,6 +112,10 @@ def test_a_property_is_a_drop_in(lab: tuple[Lab, VirtualLoop], say: Say) -> None
         0, "TimeoutStopUSec=7s\nDescription=Now so\nActiveState=active\nNeedDaemonReload=no\n", "",
     )  # fmt: skip
     assert "TasksMax=5" in say("cat", "a")[1]
+    assert say("set-property", "--runtime", "a", "MemoryMax=1M", "CPUQuota=50%")[0] == 0
+    assert sorted(say("show", "a", "-p", "TasksMax,MemoryMax,MemoryMin,CPUQuotaPerSecUSec")[1].splitlines()) == [
+        "CPUQuotaPerSecUSec=500ms", "MemoryMax=1048576", "MemoryMin=0", "TasksMax=5",
+    ]  # fmt: skip
     assert say("set-property", "a", "TimeoutStopSec=9") == (0, "", "")
     assert (world.root / "etc/systemd/system/a.service.d/50-TimeoutStopSec.conf").exists()
     assert say("show", "a", "-p", "TimeoutStopUSec")[1] == "TimeoutStopUSec=7s\n"  # The other one hides it.

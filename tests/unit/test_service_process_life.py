@@ -270,6 +270,7 @@ def test_repeated_sigkill_spares_what_is_started_next(tmp_path: Path, tracking: 
         service = Driven(it, text)
         service.tell(Start())
         await service.reach(State.RUNNING)
+        await it.until(lambda: it.of(Execed), "it runs")
         service.tell(Stop())
         await service.reach(State.FAILED)
         assert [line.text for line in it.lines] == ["cleaned"]
@@ -468,7 +469,7 @@ def send(it: Lab, data: bytes, fds: list[int] | None = None) -> None:
 @pytest.mark.parametrize("tracking", TRACKING)
 def test_messages_are_attributed(tmp_path: Path, tracking: str) -> None:
     async def scene(it: Lab) -> None:
-        child = notifying("X_CHILD=1").removeprefix("exec ").replace('"', '\\"')
+        child = notifying("X_CHILD=1", then="time.sleep(100)").removeprefix("exec ").replace('"', '\\"')
         main = await it.spawn(unit_file(""), notifying("READY=1", then="time.sleep(100)"), notify=True)
         await it.until(lambda: it.of(Notified), "message")
         (message,) = it.of(Notified)

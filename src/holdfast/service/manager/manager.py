@@ -279,7 +279,7 @@ class Manager:
             while self.core.outputs and not self._frozen:
                 output = self.core.outputs.popleft()
                 held = self._held.get(output.unit)
-                if held is None or isinstance(output.what, JobDone):
+                if held is None or isinstance(output.what, JobDone | events.GiveUp):
                     self._carry_out(output)
                 else:
                     held.append(output)

@@ -29,6 +29,7 @@ from holdfast.service.process import cgroups, kernel, leftovers
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
+from holdfast.service.process.environment_files import MAX_WAIT_S, EnvironmentFiles, Found, read_files
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
@@ -64,10 +65,11 @@ from holdfast.service.process.plan import (
 )
 from holdfast.service.process.record import Record, run_tag
 from holdfast.service.process.record import read as read_record
-from holdfast.service.process.setup import IDLE_LIMIT_S
+from holdfast.service.process.setup import ABOUT_TO_EXECUTE, IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
 from holdfast.service.values import Limit
+from holdfast.timespan import INFINITY, USEC_PER_SEC
 
 log = logging.getLogger(__name__)
 
@@ -130,10 +132,22 @@ class HostSettings:
     """A line about a unit: unit, text, syslog level."""
     output: Callable[[Line], None] = _log_output
     """A line of a service."""
+    read_environment_files: Callable[[Sequence[str]], Found] = read_files
+    """In a thread."""
     sockets: Callable[[str], Sequence[tuple[str, int]]] = _no_sockets
     """Names and descriptors of a unit's socket activation; they stay the caller's."""
     variables: Callable[[str], Mapping[str, str]] = _no_variables
     """REMOTE_ADDR, TRIGGER_UNIT, MONITOR_... of a unit's next process."""
+
+
+@dataclass(slots=True)
+class _Status:
+    """What a child has told of its set-up so far."""
+
+    pid: int
+    unit: str
+    action: events.Spawn
+    said: bytes = b""
 
 
 @dataclass(slots=True)
@@ -187,12 +201,13 @@ class ProcessHost:
         self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
         self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
-        self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
+        self._statuses: dict[int, _Status] = {}
         self._inotify = Inotify()
         self._spawning: dict[str, int] = {}
         self._postponed: dict[str, list[Message]] = {}
         self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._forker = Forker()
+        self._files = EnvironmentFiles(self.settings.read_environment_files)
         self._store = FdStore()
         self._remover = Remover()
         self._children = Children(self.unit_of, self._before_exit, self._exited)
@@ -240,6 +255,7 @@ class ProcessHost:
         self._notify.close()
         self._closed = True
         self._deaths.stop()
+        self._files.close()
         self._forker.close(self._deaths.join)
         for fd in list(self._statuses):
             self._forget_status(fd)
@@ -401,6 +417,8 @@ class ProcessHost:
                 self._stop_pid_file(self._units[unit])
         elif isinstance(action, events.Cleanup):
             self._cleanup(self._unit(unit), file, action.restarting)
+        elif isinstance(action, events.GiveUp):
+            self._files.give_up(unit)
         elif isinstance(action, events.StoreFds):
             self._store_fds(self._unit(unit), file, action)
 
@@ -434,6 +452,24 @@ class ProcessHost:
         self._killer.stop(name)
         if not unit.in_run:
             self._begin_run(unit, file)
+        self._spawning[name] = self._spawning.get(name, 0) + 1
+        patterns = file.exec.environment_file
+        if patterns:
+            then = functools.partial(self._have_read, unit, file, action)
+            self._files.read(name, patterns, _time_for(file, action), then)
+        else:
+            self._launch(unit, file, action, {})
+
+    def _have_read(self, unit: _Unit, file: UnitFile, action: events.Spawn, found: Found) -> None:
+        for text, level in found.remarks:
+            self.settings.log(unit.name, text, level)
+        if found.error:
+            self._not_spawned(unit.name, [], None, PlanError(found.error))
+        else:
+            self._launch(unit, file, action, found.variables)
+
+    def _launch(self, unit: _Unit, file: UnitFile, action: events.Spawn, from_files: Mapping[str, str]) -> None:
+        name = unit.name
         fds: list[int] = []
         pipe: OutputPipe | None = None
         try:
@@ -446,46 +482,53 @@ class ProcessHost:
             limit = self._log_limit(unit, file)
             output = self.settings.output
             pipe = OutputPipe(name, file.exec, action.command.path, output, self._pipe_ended, limit)
-            around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
+            around = self._surroundings(unit, file, action, fds[1], group_fd, pipe, from_files)
             plan = make_plan(file, action, around, self._logger(name))
             self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
         except (PlanError, OSError) as error:
             self._not_spawned(name, fds, pipe, error)
-        else:
-            self._spawning[name] = self._spawning.get(name, 0) + 1
 
     def _not_spawned(self, name: str, fds: list[int], pipe: OutputPipe | None, error: Exception) -> None:
         _close_all(fds)
         if pipe is not None:
             pipe.abandon()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._spawn_over(name)
         self._deliver(name, events.SpawnFailed(reason))
+        self._let_wait_no_longer(name)
+
+    def _spawn_over(self, name: str) -> None:
+        self._spawning[name] -= 1
+        if not self._spawning[name]:
+            del self._spawning[name]
+
+    def _let_wait_no_longer(self, name: str) -> None:
+        """Who waited for the answer, which was told."""
+        for message in self._postponed.pop(name, ()):
+            self._tell(name, message)
+        self._children.let_go()
 
     def _answered(
         self, unit: _Unit, action: events.Spawn, fds: list[int], pipe: OutputPipe, pid: int, error: OSError | None
     ) -> None:
         """By the forker. `fds`: the status pipe's reading end, then what is the child's now."""
         name = unit.name
-        self._spawning[name] -= 1
-        if not self._spawning[name]:
-            del self._spawning[name]
         if error is not None:
             self._not_spawned(name, fds, pipe, error)
-        else:
-            reading = fds.pop(0)
-            _close_all(fds)
-            pipe.begin(pid)
-            unit.pipes.append(pipe)
-            unit.sessions.add(pid)
-            self._sessions[pid] = name
-            self._children.add(pid, name, action.role, action.main)
-            self._write_down(unit, pid)
-            self._statuses[reading] = (pid, name, action)
-            self._loop.add_reader(reading, self._status_readable, reading)
-            self._deliver(name, events.Spawned(pid))
-        for message in self._postponed.pop(name, ()):
-            self._tell(name, message)
-        self._children.let_go()
+            return
+        self._spawn_over(name)
+        reading = fds.pop(0)
+        _close_all(fds)
+        pipe.begin(pid)
+        unit.pipes.append(pipe)
+        unit.sessions.add(pid)
+        self._sessions[pid] = name
+        self._children.add(pid, name, action.role, action.main)
+        self._write_down(unit, pid)
+        self._statuses[reading] = _Status(pid, name, action)
+        self._loop.add_reader(reading, self._status_readable, reading)
+        self._deliver(name, events.Spawned(pid))
+        self._let_wait_no_longer(name)
 
     def _write_down(self, unit: _Unit, pid: int) -> None:
         if not self.settings.record:
@@ -545,7 +588,14 @@ class ProcessHost:
         return refused
 
     def _surroundings(
-        self, unit: _Unit, file: UnitFile, action: events.Spawn, status: int, group_fd: int, pipe: OutputPipe
+        self,
+        unit: _Unit,
+        file: UnitFile,
+        action: events.Spawn,
+        status: int,
+        group_fd: int,
+        pipe: OutputPipe,
+        from_files: Mapping[str, str],
     ) -> Surroundings:
         settings, service = self.settings, file.service
         assert service is not None
@@ -560,6 +610,7 @@ class ProcessHost:
         return Surroundings(
             environment=settings.environment,
             inherited=os.environ,
+            from_files=from_files,
             variables=variables,
             bases=settings.bases,
             limits=limits,
@@ -581,18 +632,22 @@ class ProcessHost:
         return self._idle[0]
 
     def _status_readable(self, fd: int) -> None:
-        """Of one child: nothing means that the program runs; else what failed."""
-        _pid, unit, action = self._statuses[fd]
+        """Of one child: at the end of the pipe the program runs, or a step has failed, or it was killed before."""
+        status = self._statuses[fd]
         try:
-            data = os.read(fd, MAX_STATUS)
+            while len(status.said) <= MAX_STATUS and (data := os.read(fd, MAX_STATUS)):
+                status.said += data
         except BlockingIOError:
             return
         self._forget_status(fd)
-        if not data:
-            if action.main:
+        unit, action = status.unit, status.action
+        failure = status.said.removeprefix(ABOUT_TO_EXECUTE)
+        if not failure:
+            # Without a word it was killed in its set-up: its end says so.
+            if action.main and status.said:
                 self._deliver(unit, events.Execed())
             return
-        step, reason = marshal.loads(data)
+        step, reason = marshal.loads(failure)
         path = action.command.path
         if step == "EXEC":
             self.settings.log(unit, f"Failed to locate executable {path}: {reason}", 3)
@@ -614,8 +669,8 @@ class ProcessHost:
 
     def _before_exit(self, child: Child) -> None:
         """What it said before it died counts first."""
-        for fd, (pid, _unit, _action) in list(self._statuses.items()):
-            if pid == child.pid:
+        for fd, status in list(self._statuses.items()):
+            if status.pid == child.pid:
                 self._status_readable(fd)
         unit = self._units.get(child.unit)
         for pipe in list(unit.pipes) if unit else ():
@@ -817,6 +872,14 @@ class ProcessHost:
                     self._inotify.forget(watch, unit.name)
             unit.group_watch = unit.oom_watch = -1
             unit.group.remove()
+
+
+def _time_for(file: UnitFile, action: events.Spawn) -> float:
+    """Seconds that the unit gives a process of this role to begin."""
+    assert file.service is not None
+    stopping = action.role in (events.Role.STOP, events.Role.STOP_POST)
+    usec = file.service.timeout_stop_sec if stopping else file.service.timeout_start_sec
+    return MAX_WAIT_S if usec == INFINITY else usec / USEC_PER_SEC
 
 
 def _claim_hierarchy(settings: HostSettings) -> cgroups.Claimed | None:

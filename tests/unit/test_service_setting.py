@@ -159,7 +159,8 @@ def test_clean(lab: tuple[Lab, VirtualLoop], say: Say, tmp_path: Path) -> None:
     assert say("clean", "a") == (0, "", "")
     left = sorted(str(path.relative_to(tmp_path / "dirs")) for path in (tmp_path / "dirs").rglob("*"))
     assert left == ["cache", "cache/ca", "runtime", "state", "state/sa", "state/sa/deep"]
-    assert say("clean", "--what", "state", "a") == (0, "", "")
+    assert say("clean", "--what=state,logs", "a") == (0, "", "")
+    assert say("clean", "--what=nonsense", "a")[2].startswith("Cannot clean nonsense: known are all, ")
     assert os.listdir(tmp_path / "dirs/state") == []
     none = "Failed to clean unit bare.service: No matching resources found.\n"
     assert say("clean", "bare") == (1, "", none)

@@ -112,6 +112,10 @@ def test_a_property_is_a_drop_in(lab: tuple[Lab, VirtualLoop], say: Say) -> None
         0, "TimeoutStopUSec=7s\nDescription=Now so\nActiveState=active\nNeedDaemonReload=no\n", "",
     )  # fmt: skip
     assert "TasksMax=5" in say("cat", "a")[1]
+    assert say("set-property", "--runtime", "a", "MemoryMax=1M", "CPUQuota=50%")[0] == 0
+    assert sorted(say("show", "a", "-p", "TasksMax,MemoryMax,MemoryMin,CPUQuotaPerSecUSec")[1].splitlines()) == [
+        "CPUQuotaPerSecUSec=500ms", "MemoryMax=1048576", "MemoryMin=0", "TasksMax=5",
+    ]  # fmt: skip
     assert say("set-property", "a", "TimeoutStopSec=9") == (0, "", "")
     assert (world.root / "etc/systemd/system/a.service.d/50-TimeoutStopSec.conf").exists()
     assert say("show", "a", "-p", "TimeoutStopUSec")[1] == "TimeoutStopUSec=7s\n"  # The other one hides it.
@@ -155,7 +159,8 @@ def test_clean(lab: tuple[Lab, VirtualLoop], say: Say, tmp_path: Path) -> None:
     assert say("clean", "a") == (0, "", "")
     left = sorted(str(path.relative_to(tmp_path / "dirs")) for path in (tmp_path / "dirs").rglob("*"))
     assert left == ["cache", "cache/ca", "runtime", "state", "state/sa", "state/sa/deep"]
-    assert say("clean", "--what", "state", "a") == (0, "", "")
+    assert say("clean", "--what=state,logs", "a") == (0, "", "")
+    assert say("clean", "--what=nonsense", "a")[2].startswith("Cannot clean nonsense: known are all, ")
     assert os.listdir(tmp_path / "dirs/state") == []
     none = "Failed to clean unit bare.service: No matching resources found.\n"
     assert say("clean", "bare") == (1, "", none)

@@ -126,7 +126,7 @@ def test_commands(world: tuple[Lab, VirtualLoop], capsys: pytest.CaptureFixture[
 _OTHER_VALUES = frozenset(
     (
         "MainPID", "ExecMainPID", "ExecStart", "ExecStartEx", "WatchdogTimestampMonotonic", "ControlGroup",
-        "After", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "Requires",
+        "After", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "Requires", "TasksMax",
     )
 )  # fmt: skip
 """Of other processes, or of control groups."""

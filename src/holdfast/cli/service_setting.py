@@ -51,7 +51,7 @@ def clean_parser() -> argparse.ArgumentParser:
     """Options and help of `clean`."""
     made = service_parser("clean", "Remove the directories of units that are down.",
                           "  holdfast service clean --what state --what cache postgresql\n")  # fmt: skip
-    made.add_argument("--what", action="append", default=[], choices=KINDS, metavar="KIND",
+    made.add_argument("--what", action="append", default=[], metavar="KIND[,KIND]",
                       help=f"{', '.join(KINDS)} (cache and runtime)")  # fmt: skip
     add_units(made)
     return made
@@ -62,10 +62,11 @@ def clean_run(arguments: argparse.Namespace) -> int:
     from holdfast.service.control.wire import ControlError
 
     code = EXIT_OK
+    kinds = [kind for one in arguments.what for kind in one.split(",") if kind]
     with connect(arguments) as client:
         for name in unit_names(client, arguments.units):
             try:
-                client.ask("clean", name, what=arguments.what)
+                client.ask("clean", name, what=kinds)
             except ControlError as error:
                 complain(str(error))
                 code = 4 if error.kind == "denied" else EXIT_FAILED

@@ -40,7 +40,7 @@ def write_pieces(directory: str, pieces: Iterable[tuple[str, str]]) -> None:
     os.makedirs(directory, 0o755, exist_ok=True)
     for name, text in pieces:
         path = os.path.join(directory, name)
-        aside = f"{path}.{os.getpid()}~"
+        aside = f"{path}.{os.urandom(4).hex()}~"
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             with open(fd, "w", encoding="utf-8", errors="surrogateescape") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -13,8 +14,9 @@ from holdfast.service.exit_status import Code
 from holdfast.service.manager.history import NEVER, History, Instant, Ran
 from holdfast.service.manager.host_view import architecture
 from holdfast.service.manager.manager import Manager
+from holdfast.service.process.cgroups import tasks_limit
 from holdfast.service.run import Run
-from holdfast.service.settings import ServiceSettings, UnitFile
+from holdfast.service.settings import ExecSettings, ServiceSettings, UnitFile
 from holdfast.timespan import INFINITY, format_timespan
 from holdfast.watchdog.settings import DEVICE, KEXEC, PRETIMEOUT, REBOOT, RUNTIME
 
@@ -250,6 +252,7 @@ def _execution(file: UnitFile) -> dict[str, str]:
         "MemoryCurrent": NOT_SET,
         "TasksCurrent": NOT_SET,
         "CPUUsageNSec": NOT_SET,
+        **_limits(exec_),
         "Environment": " ".join(_quoted(f"{key}={value}") for key, value in exec_.environment),
         "UMask": f"{exec_.umask:04o}",
         "RuntimeDirectoryPreserve": exec_.runtime_directory_preserve,
@@ -283,6 +286,26 @@ def _execution(file: UnitFile) -> dict[str, str]:
     }
     optional = ("WorkingDirectory", "RootDirectory", "SyslogIdentifier", "User", "Group", "Environment")
     return {key: value for key, value in found.items() if value or key not in optional}
+
+
+def _limits(exec_: ExecSettings) -> dict[str, str]:
+    """Of the control group, as they are set."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = {"CPUWeight": exec_.cpu_weight or NOT_SET, "IOWeight": exec_.io_weight or NOT_SET}
+    quota = exec_.cpu_quota.removesuffix("%")
+    span = int(quota) * 10_000 if quota.isdecimal() else INFINITY
+    found["CPUQuotaPerSecUSec"] = format_timespan(span)
+    for key, amount, total, usual in (
+        ("MemoryMin", exec_.memory_min, memory, "0"),
+        ("MemoryLow", exec_.memory_low, memory, "0"),
+        ("MemoryHigh", exec_.memory_high, memory, "infinity"),
+        ("MemoryMax", exec_.memory_max, memory, "infinity"),
+        ("MemorySwapMax", exec_.memory_swap_max, memory, "infinity"),
+        ("TasksMax", exec_.tasks_max, tasks_limit() if exec_.tasks_max.percent is not None else 0, "infinity"),
+    ):
+        value = amount.of(total)
+        found[key] = usual if value == INFINITY else str(value)
+    return found
 
 
 def _quoted(text: str) -> str:

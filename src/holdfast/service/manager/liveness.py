@@ -81,6 +81,8 @@ class Liveness:
         path = self._socket_path or SOCKET_PATH
         told = ""
         while True:
+            while self._wake.is_set():
+                await asyncio.sleep(RETRY_S)
             try:
                 async with Watchdog(NAME, timeout=self._timeout_s, socket_path=path) as dog:
                     log.info("guarded by the watchdog daemon: this loop has %d s for each turn", self._timeout_s)

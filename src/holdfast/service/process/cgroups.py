@@ -372,7 +372,7 @@ def _settings(exe: ExecSettings) -> Iterator[tuple[str, str, str]]:
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             yield key, file, str(amount.of(total))
     if exe.tasks_max != unlimited:
-        yield "TasksMax", "pids.max", str(exe.tasks_max.of(_tasks()))
+        yield "TasksMax", "pids.max", str(exe.tasks_max.of(tasks_limit()))
     if exe.cpu_quota.endswith("%") and exe.cpu_quota[:-1].isdecimal():
         quota = int(exe.cpu_quota[:-1]) * CPU_PERIOD_USEC // 100
         yield "CPUQuota", "cpu.max", f"{quota} {CPU_PERIOD_USEC}"
@@ -382,7 +382,9 @@ def _settings(exe: ExecSettings) -> Iterator[tuple[str, str, str]]:
         yield "IOWeight", "io.weight", f"default {exe.io_weight}"
 
 
-def _tasks() -> int:
+@functools.cache
+def tasks_limit() -> int:
+    """What a share of `TasksMax=` is of."""
     try:
         with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
             return int(file.read())

@@ -120,6 +120,9 @@ def _situations(daemon: PathDaemon) -> dict[str, dict[str, str]]:
     daemon.wait(lambda: daemon.shown("%Q") == "off", "the retries are over")
     # Also that of a path that the operator has failed, and that nobody checks.
     daemon.wait(lambda: daemon.shown("%o", "paths").split() == ["offline"] * 4, "all are known to be offline")
+    # Which group the kernel calls active depends on who tried last: somebody does now, and it has none.
+    paths.shell(f"dd if=/dev/mapper/{MAP} of=/dev/null iflag=direct count=1", check=False)
+    daemon.wait(lambda: "status=active" not in daemon.ask("show", "topology"), "no group is active")
     found["no path left"] = _replies(daemon)
     return found
 

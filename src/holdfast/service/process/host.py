@@ -299,6 +299,17 @@ class ProcessHost:
             return "lineage"
         return "cgroup v2" if self._hierarchy.unified else "cgroup v1"
 
+    def control_group(self, unit: str) -> tuple[str, cgroups.Group] | None:
+        """The unit's group while it has one, with its name as the kernel tells it."""
+        known = self._units.get(unit)
+        if known is None or known.group is None or self._hierarchy is None or not known.group.exists:
+            return None
+        return self._hierarchy.shown(unit), known.group
+
+    def directories(self, file: UnitFile, kind: str) -> list[str]:
+        """What `RuntimeDirectory=` and its like make; `kind`: a key of `HostSettings.bases`."""
+        return [f"{self.settings.bases[kind]}/{name}" for name in directory_names(file.exec, kind)]
+
     def members(self, unit: str) -> Members:
         """The unit's view of its living processes."""
         return lambda: self.pids(unit)

@@ -21,6 +21,8 @@ PYTHON: Final = sys.executable
 UDEVD: Final = "/lib/systemd/systemd-udevd"
 MODULES: Final = ("dm-multipath", "dm-service-time", "dm-round-robin", "dm-queue-length", "scsi_dh_alua", "sd_mod")
 STEP_LIMIT_S: Final = 90.0
+SETTLE_LIMIT_S: Final = 300.0
+"""udev's programs for each of 32 disks take seconds in a guest."""
 DEBUG_DEVICES: Final = ("sda", "sdb", "sdc", "sdd")
 """In the order of scsi_debug's hosts: active/optimized, active/non-optimized, standby, active/optimized."""
 DEBUG_SECTORS: Final = 131072
@@ -51,7 +53,7 @@ class Paths:
 
     def settle(self) -> Paths:
         """Until udev has nothing to do."""
-        self.shell("udevadm settle")
+        self.shell(f"udevadm settle --timeout={SETTLE_LIMIT_S:.0f}", limit_s=SETTLE_LIMIT_S)
         return self
 
     def add_debug_paths(self, hosts: int = len(DEBUG_DEVICES)) -> Paths:
@@ -60,7 +62,8 @@ class Paths:
         self.guest.run("modprobe", "scsi_debug", *options)
         self.shell(
             f"for number in $(seq {hosts}); do echo 1 >/sys/bus/pseudo/drivers/scsi_debug/add_host;"
-            " until [ $(ls -d /sys/block/sd*/device/access_state | wc -l) -ge $number ]; do sleep 0.05; done; done"
+            " until set -- /sys/block/sd*/device/access_state; [ -e $1 ] && [ $# -ge $number ];"
+            " do sleep 0.05; done; done"
         )
         return self
 
@@ -83,11 +86,9 @@ class Paths:
 
 def debug_paths(lab: Lab, hosts: int = len(DEBUG_DEVICES), *, name: str = "guest", udev: bool = True) -> Paths:
     """A guest with paths of scsi_debug."""
-    paths = Paths(lab.guest(name=name))
-    if udev:
-        paths.start_udev()
-    paths.add_debug_paths(hosts)
-    return paths.settle() if udev else paths
+    # The disks before udev: its programs would take the processor from those that are still being looked for.
+    paths = Paths(lab.guest(name=name)).add_debug_paths(hosts)
+    return paths.start_udev() if udev else paths
 
 
 def shared_paths(lab: Lab, count: int, *, name: str = "guest") -> Paths:

@@ -82,7 +82,7 @@ def _of(paths: Paths, kind: str, variant: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("variants", PARTS, ids=lambda variants: variants[0])
+@pytest.mark.parametrize("variants", PARTS, ids=lambda variants: variants[0].replace(" ", "_"))
 def test_maps_are_equal(lab: Lab, variants: tuple[str, ...]) -> None:
     paths = path_lab.debug_paths(lab)
     differ = []

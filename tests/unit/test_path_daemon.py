@@ -136,6 +136,18 @@ def test_listings_ask_the_kernel_for_nothing(tmp_path: FilePath) -> None:
     virtual(scene)
 
 
+@pytest.mark.parametrize("monitor_only", [False, True])
+def test_state_files_that_are_made_at_the_start(tmp_path: FilePath, monitor_only: bool) -> None:
+    async def scene() -> None:
+        options = PathOptions(monitor_only=monitor_only)
+        async with DaemonLab(str(tmp_path), MULTIBUS + "}\n", options=options) as lab:
+            await lab.pass_time(3)
+            made = [name for name in ("bindings", "prkeys", "wwids") if (tmp_path / name).exists()]
+            assert made == ([] if monitor_only else ["bindings", "wwids"])
+
+    virtual(scene)
+
+
 def test_adopted_maps_keep_name_and_table(tmp_path: FilePath) -> None:
     async def scene() -> None:
         lab = DaemonLab(str(tmp_path), MULTIBUS + "user_friendly_names yes\n}\n")

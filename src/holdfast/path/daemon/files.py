@@ -41,7 +41,9 @@ class StateFiles:
         self._remembering = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read what is there."""
+        """Read what is there. Those of names and WWIDs are made, as the original does; that of keys is not."""
+        if not (self._options.monitor_only or self._options.bindings_read_only):
+            await self._try("bindings", self._bindings.load)
         wwids = await self._try("wwids", self._load_wwids)
         if wwids is not None:
             self.known_wwids = set(wwids)

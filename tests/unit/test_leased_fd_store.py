@@ -227,7 +227,7 @@ def test_without_a_store_a_handover_would_reset_the_host(guarded: tuple[Host, Fa
     host.manager = None
     try:
         host.start()
-        assert "watchdog connection of the last daemon is lost" in host.log()
+        until(lambda: "watchdog connection of the last daemon is lost" in host.log())
         assert host.daemon is not None
         host.daemon.send_signal(signal.SIGUSR2)
         until(lambda: "handover refused" in host.log())

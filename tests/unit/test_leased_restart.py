@@ -438,6 +438,6 @@ def test_a_record_that_cannot_be_read_means_waiting(host: Host) -> None:
     host.end()
     host.record.write_text("holdfast-record 2\nnonsense\n")
     host.start()
-    assert "waited out" in host.log()
+    until(lambda: "waited out" in host.log())
     assert host.leases() == {}
     assert holder.alive

@@ -82,13 +82,16 @@ def test_all_descendants_are_found(tmp_path: Path, tracking: str) -> None:
             script = "sleep 100 & (setsid sleep 100 &); (setsid env -i sleep 100 &); sleep 100 & wait"
             await it.spawn(unit_file(""), script)
             await it.spawn(unit_file("LimitLOCKS=77", "other.service"), "/bin/sleep 100", unit="other.service")
-            await it.until(lambda: len(it.host.members(UNIT)()) == 5, "members")
             recorded = record.read(path, record.run_tag())
-            found = leftovers.find(recorded, it.host._hierarchy)
-            assert {unit: set(pids) for unit, pids in found.items()} == {
-                unit: set(it.host.members(unit)()) for unit in ("other.service", UNIT)
-            }
-            assert list(found) == ["other.service", UNIT]
+
+            def all_found() -> bool:
+                # Together, once the subshells have become what they are to be.
+                members = {unit: set(it.host.members(unit)()) for unit in ("other.service", UNIT)}
+                found = leftovers.find(recorded, it.host._hierarchy)
+                same = {unit: set(pids) for unit, pids in found.items()} == members
+                return same and len(members[UNIT]) == 5 and list(found) == ["other.service", UNIT]
+
+            await it.until(all_found, "found")
             # Without a record nobody is anybody's: groups alone prove nothing.
             assert leftovers.find(record.Recorded(), it.host._hierarchy) == {}
             assert record.read(path, "elsewhere") == record.Recorded()

@@ -19,6 +19,8 @@ from holdfast.service.manager.life import Life
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import ManagerOptions
+from holdfast.service.process.cgroups import Group
+from holdfast.service.process.plan import directory_names
 from holdfast.service.run import Members
 from holdfast.service.settings import Condition, Defaults, UnitFile
 from holdfast.service.specifiers import Host
@@ -45,6 +47,8 @@ class ProbeHost(World):
         self.core = _Deliverer(deliver)  # type: ignore[assignment]
         self.performed: list[tuple[str, Action]] = []
         self.closed = False
+        self.groups: dict[str, tuple[str, Group]] = {}
+        self.bases = ""
 
     def perform(self, unit: str, file: UnitFile, action: Action) -> None:
         self.now = round(self._loop.time() * 1e6)
@@ -54,6 +58,12 @@ class ProbeHost(World):
 
     def members(self, unit: str) -> Members:
         return self._members(unit)
+
+    def control_group(self, unit: str) -> tuple[str, Group] | None:
+        return self.groups.get(unit)
+
+    def directories(self, file: UnitFile, kind: str) -> list[str]:
+        return [f"{self.bases}/{kind}/{name}" for name in directory_names(file.exec, kind)]
 
     def hear(self) -> None:
         pass
@@ -124,7 +134,8 @@ class Lab:
         early: list[tuple[str, str, int]] = []
         host = Host(host_name="guest", os_release={"ID": "debian"}, architecture="x86-64")
         loader = Loader(self.options.root, self.options.unit_path, host, Defaults(),
-                        lambda *line: early.append(line), offload=here)  # fmt: skip
+                        lambda *line: early.append(line), offload=here,
+                        control=self.options.control_units)  # fmt: skip
         await loader.start()
         self.manager = Manager(loader, self._host, self._holds, self.place)
         loader.tell_to(self.manager.say)
@@ -189,7 +200,7 @@ class Inside:
 
 def inside_commands(monkeypatch: pytest.MonkeyPatch, client: Inside) -> None:
     """All commands of the CLI are connected to this manager."""
-    for name in ("jobs", "show", "status", "list", "files", "control", "triggers"):
+    for name in ("jobs", "show", "status", "list", "files", "control", "triggers", "environment", "setting"):
         monkeypatch.setattr(f"holdfast.cli.service_{name}.connect", lambda arguments: client)
 
 

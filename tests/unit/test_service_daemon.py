@@ -262,3 +262,35 @@ def test_a_run_directory_that_services_cannot_reach(tmp_path: Path) -> None:
     with Supervisor(tmp_path, {}, "basic.target") as running:
         running.ready()
         assert f"only its owner may enter {tmp_path}\n" in running.log()
+
+
+def test_what_is_set_while_it_runs(tmp_path: Path) -> None:
+    """Variables reach processes, properties reach units; a group's name is what the kernel says."""
+    printer = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'echo got $${COLOUR-none}'\n"
+    with Supervisor(tmp_path, {"a.service": SLEEPER, "p.service": printer}, "basic.target") as running:
+        assert running.job("start", "p") == "done"
+        wait_for(lambda: "]: got none" in running.log())
+        running.ask("set-environment", assignments=["COLOUR=deep blue"])
+        assert running.job("restart", "p") == "done"
+        wait_for(lambda: "]: got deep blue" in running.log())
+        assert running.job("start", "a") == "done"
+        first = running.show("a", "MainPID")
+        running.ask("set-property", "a", assignments=["TasksMax=7", "Description=Set"], runtime=True)
+        assert running.show("a", "Description") == "Set"
+        assert running.show("a", "MainPID") == first
+        assert (running.run_dir / "control/a.service.d/50-TasksMax.conf").exists()
+        group = running.show("a", "ControlGroup")
+        assert not group or group in Path(f"/proc/{first}/cgroup").read_text()
+        running.ask("log-level", level="debug")
+        assert running.ask("log-level") == {"level": "debug"}
+
+
+def test_a_runtime_watchdog_without_a_daemon_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "etc/systemd").mkdir(parents=True)
+    (root / "etc/systemd/system.conf").write_text("[Manager]\nRuntimeWatchdogSec=20\n")
+    arguments = ["--runtime-watchdog", "--watchdog-socket", str(tmp_path / "none"), "--root", str(root)]
+    with Supervisor(tmp_path, {}, *arguments, "basic.target") as running:
+        wait_for(lambda: "RuntimeWatchdogSec is set, but no watchdog daemon runs and holdfast-watchdog.service "
+                         "cannot be started" in running.log())  # fmt: skip
+        assert running.ask("show-manager")["properties"]["RuntimeWatchdogUSec"] == "20s"

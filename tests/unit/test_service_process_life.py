@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.service.commands import Command
 from holdfast.service.events import (
     Claim,
     Cleanup,
@@ -36,6 +37,10 @@ from tests.unit.process_lab import AVAILABLE, PYTHON, TRACKING, UNIT, Driven, La
 OTHER = "o.service"
 KILLED = Exit(Code.KILLED, signal.SIGKILL)
 TERMED = Exit(Code.KILLED, signal.SIGTERM)
+
+
+NOBODYS_UID = 64123
+BOMB_SIZE = 36
 
 
 def run(
@@ -263,6 +268,40 @@ def test_processes_that_are_born_faster_than_they_are_listed_end(tmp_path: Path,
     run(tmp_path, scene, tracking)
 
 
+@needs_root
+@pytest.mark.parametrize("tracking", TRACKING[1:])
+def test_a_bomb_is_ended(tmp_path: Path, tracking: str) -> None:
+    """Whoever may be born is, at once; the limit of a user whom nobody else uses keeps it to three dozen."""
+    bomb = (
+        f"[[ $(id -u) = {NOBODYS_UID} && $(ulimit -u) = {BOMB_SIZE} ]] || exit 9;"
+        " f() { f & f & while sleep 0.01; do sleep 0.01 & done; }; f"
+    )
+
+    async def scene(it: Lab) -> None:
+        file = unit_file(f"User={NOBODYS_UID}\nLimitNPROC={BOMB_SIZE}\nNice=19")
+        command = Command("/bin/bash", ("bash", "-c", bomb), expand=False)
+        main = await it.spawn(file, "", command=command)
+        await it.until(
+            lambda: len(it.host.pids(UNIT)) >= BOMB_SIZE // 2 or main not in it.host.pids(UNIT), "it spreads"
+        )
+        assert main in it.host.pids(UNIT), it.lines
+        it.host.perform(UNIT, file, Kill(it.host.pids(UNIT) | {main}, signal.SIGKILL))
+        await it.until(lambda: not it.host.pids(UNIT), "nobody left")
+        await it.until(lambda: it.of(Emptied), "emptied")
+        assert not [one for one in os.listdir("/proc") if one.isdigit() and is_bombs(one)]
+
+    run(tmp_path, scene, tracking)
+
+
+def is_bombs(pid: str) -> bool:
+    """Whether somebody of that user still runs."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return f"\nUid:\t{NOBODYS_UID}\t" in status and "\nState:\tZ" not in status
+
+
 @pytest.mark.parametrize("tracking", TRACKING)
 def test_repeated_sigkill_spares_what_is_started_next(tmp_path: Path, tracking: str) -> None:
     async def scene(it: Lab) -> None:
@@ -270,6 +309,7 @@ def test_repeated_sigkill_spares_what_is_started_next(tmp_path: Path, tracking: 
         service = Driven(it, text)
         service.tell(Start())
         await service.reach(State.RUNNING)
+        await it.until(lambda: it.of(Execed), "it runs")
         service.tell(Stop())
         await service.reach(State.FAILED)
         assert [line.text for line in it.lines] == ["cleaned"]
@@ -315,7 +355,7 @@ def test_forking_with_a_pid_file(tmp_path: Path, tracking: str) -> None:
         await service.reach(State.FAILED)
         assert service.machine.result is Result.SIGNAL
         assert service.machine.run.main_death == KILLED
-        assert not pid_file.exists()
+        await it.until(lambda: not pid_file.exists(), "removed")
 
     run(tmp_path, scene, tracking)
 
@@ -468,7 +508,7 @@ def send(it: Lab, data: bytes, fds: list[int] | None = None) -> None:
 @pytest.mark.parametrize("tracking", TRACKING)
 def test_messages_are_attributed(tmp_path: Path, tracking: str) -> None:
     async def scene(it: Lab) -> None:
-        child = notifying("X_CHILD=1").removeprefix("exec ").replace('"', '\\"')
+        child = notifying("X_CHILD=1", then="time.sleep(100)").removeprefix("exec ").replace('"', '\\"')
         main = await it.spawn(unit_file(""), notifying("READY=1", then="time.sleep(100)"), notify=True)
         await it.until(lambda: it.of(Notified), "message")
         (message,) = it.of(Notified)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from holdfast.service.commands import Command
-from holdfast.service.events import Execed, Exited, Role, Spawn, Spawned, SpawnFailed
+from holdfast.service.events import Execed, Exited, Role, Spawn, Spawned, SpawnFailed, Start, State
 from holdfast.service.exit_status import Code, Exit
 from holdfast.service.process import kernel
-from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Lab, lab, needs_root, unit_file
+from tests.unit.process_lab import PYTHON, TRACKING, UNIT, Driven, Lab, lab, needs_root, unit_file
 
 OK = Exit(Code.EXITED, 0)
 
@@ -104,6 +104,7 @@ def test_an_environment_file_that_is_missing(tmp_path: Path) -> None:
     async def scene(it: Lab) -> None:
         file = unit_file(f"EnvironmentFile={tmp_path}/none")
         it.host.perform(UNIT, file, Spawn(Role.START, Command("/bin/true", ("true",)), True))
+        await it.until(lambda: it.of(SpawnFailed), "refused")
         assert it.of(SpawnFailed) == [SpawnFailed("No such file or directory")]
         assert it.said("Failed to load environment files: No such file or directory")
 
@@ -462,6 +463,32 @@ def test_idle_waits_until_jobs_are_done(tmp_path: Path) -> None:
         it.host.release_idle()
         assert await it.death(pid) == OK
         assert it.of(Execed)
+
+    run(tmp_path, scene)
+
+
+def test_a_child_that_is_killed_in_its_set_up_was_never_executed(tmp_path: Path) -> None:
+    async def scene(it: Lab) -> None:
+        pid = await it.spawn(unit_file("Type=idle"), "/bin/true")
+        os.kill(pid, signal.SIGKILL)
+        assert await it.death(pid) == Exit(Code.KILLED, signal.SIGKILL)
+        assert not it.of(Execed)
+
+    run(tmp_path, scene)
+
+
+def test_type_exec_is_not_started_by_a_death_in_the_set_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never")
+
+    async def scene(it: Lab) -> None:
+        service = Driven(it, f"Type=exec\nStandardInput=file:{tmp_path}/never\nExecStart=/bin/true")
+        service.tell(Start())
+        await it.until(lambda: it.of(Spawned), "spawned")
+        assert service.machine.state is State.START
+        os.kill(it.of(Spawned)[0].pid, signal.SIGKILL)
+        await service.reach(State.FAILED)
+        assert State.START_POST not in service.states
+        assert State.RUNNING not in service.states
 
     run(tmp_path, scene)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,19 +39,15 @@ _LEFT_OUT = {
     "systemctl list-jobs": "jobs of the machine's own boot",
     "systemctl get-default": "the machine's own",
     "systemctl is-system-running": "the machine was still booting",
-    "systemctl set-property ct-noreload TasksMax=5": "not implemented",
-    "systemctl show-environment": "not implemented",
-    "systemctl list-sockets --no-pager": "not implemented",
-    "systemctl list-timers --no-pager": "not implemented",
-    "systemctl clean ct-once": "not implemented",
+    "systemctl show-environment": "LANG is not ours to set",
+    "systemctl list-sockets --no-pager": "the machine's own",
+    "systemctl list-timers --no-pager": "the machine's own",
     "systemctl freeze ct-noreload": "not implemented",
-    "systemctl log-level": "not implemented",
     "systemctl --version | head -1": "Holdfast's own",
     "systemctl preset-all --preset-mode=enable-only --root=/nonexist": "not implemented",
     "systemctl status ct-once ct-run nosuch": "systemd forgets finished commands at a daemon-reload",
     "systemctl show -p MainPID --value ct-run": "another process",
     "systemctl list-dependencies --no-pager ct-run": "there are no slices",
-    "touch /run/systemd/system/ct-once.service; systemctl start ct-once": "nothing is printed",
 }
 _DROPPED = re.compile(r" +(Tasks|Memory|CPU|CGroup|IP): .*\n( +[├└]─.*\n)?")
 _TIME = re.compile(r"since \w{3} [-0-9]+ [:0-9]+ \w+; .* ago")
@@ -102,11 +99,18 @@ def _whole(command: str, loop: VirtualLoop, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_commands(world: tuple[Lab, VirtualLoop], capsys: pytest.CaptureFixture[str]) -> None:
-    _, loop = world
+    lab, loop = world
     compared = 0
     for step in _STEPS:
         command = step["cmd"]
         if command in _LEFT_OUT:
+            continue
+        if command.startswith("touch "):
+            # systemd had forgotten the unit, and read the new file; ours stays loaded, and a warning is due.
+            os.utime(lab.root / command.partition(";")[0].split()[1].lstrip("/"), ns=(1, 1))
+            code, out, err = _whole(command.partition("; ")[2], loop, capsys)
+            assert (code, out) == (step["rc"], step["stdout"])
+            assert "ct-once.service changed on disk. Run 'systemctl daemon-reload'" in err
             continue
         code, out, err = _whole(command, loop, capsys)
         if command == "systemctl show ct-run":
@@ -122,7 +126,7 @@ def test_commands(world: tuple[Lab, VirtualLoop], capsys: pytest.CaptureFixture[
 _OTHER_VALUES = frozenset(
     (
         "MainPID", "ExecMainPID", "ExecStart", "ExecStartEx", "WatchdogTimestampMonotonic", "ControlGroup",
-        "After", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "Requires",
+        "After", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "Requires", "TasksMax",
     )
 )  # fmt: skip
 """Of other processes, or of control groups."""

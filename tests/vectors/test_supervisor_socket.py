@@ -58,20 +58,12 @@ export PYTHONPATH={SOURCES} HOLDFAST_SERVICE_RUN_DIR=/run/holdfast
 exec {sys.executable} -c 'import sys; from holdfast.cli.systemctl import main; sys.exit(main())' "$@"
 """
 OURS = {
-    # There is no journal.
-    "DefaultStandardOutput",
-    "DefaultStandardError",
     # Of that machine's size, of its kernel; limits are inherited where no unit sets them.
     "TasksMax",
     "LimitCORE",
     "LimitCORESoft",
     "LimitMEMLOCK",
     "LimitMEMLOCKSoft",
-    # The hardware watchdog is the watchdog daemon's.
-    "RuntimeWatchdogUSec",
-    "RebootWatchdogUSec",
-    "KExecWatchdogUSec",
-    "WatchdogDevice",
 }
 """Properties that are not ours to have."""
 

@@ -166,6 +166,7 @@ SERVICE: dict[str, dict[str, Entry]] = {
         "isolate": Entry("start a unit, stop all others", "holdfast.cli.service_jobs:isolate"),
         "kill": Entry("send a signal to units' processes", "holdfast.cli.service_control:kill"),
         "reset-failed": Entry("forget failures and counted starts", "holdfast.cli.service_control:reset_failed"),
+        "clean": Entry("remove the directories of units that are down", "holdfast.cli.service_setting:clean"),
         "cancel": Entry("cancel jobs", "holdfast.cli.service_control:cancel"),
     },
     "unit files": {
@@ -187,6 +188,16 @@ SERVICE: dict[str, dict[str, Entry]] = {
     "manager": {
         "daemon": Entry("run the supervisor", "holdfast.cli.service_daemon"),
         "daemon-reload": Entry("read all unit files again", "holdfast.cli.service_control:daemon_reload"),
+        "set-property": Entry("set keys of a unit, in a drop-in", "holdfast.cli.service_setting:set_property"),
+        "show-environment": Entry(
+            "the variables that all services get", "holdfast.cli.service_environment:show_environment"
+        ),
+        "set-environment": Entry("set such variables", "holdfast.cli.service_environment:set_environment"),
+        "unset-environment": Entry("undo that", "holdfast.cli.service_environment:unset_environment"),
+        "import-environment": Entry(
+            "set them as they are in this shell", "holdfast.cli.service_environment:import_environment"
+        ),
+        "log-level": Entry("how much the manager says", "holdfast.cli.service_setting:log_level"),
         "service-watchdogs": Entry(
             "whether services that do not ping are ended", "holdfast.cli.service_control:service_watchdogs"
         ),

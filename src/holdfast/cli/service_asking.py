@@ -30,7 +30,8 @@ WITHOUT_UNITS = frozenset(
     (
         "list-units", "list-timers", "list-sockets", "list-paths", "list-jobs",
         "list-unit-files", "is-system-running", "cancel", "daemon-reload",
-        "get-default", "service-watchdogs", "exit", "reboot", "poweroff", "halt",
+        "get-default", "service-watchdogs", "show-environment", "log-level",
+        "exit", "reboot", "poweroff", "halt",
     )
 )  # fmt: skip
 CODES_TEXT = """\
@@ -77,6 +78,14 @@ def connect(arguments: argparse.Namespace) -> Client:
 def complain(text: str) -> None:
     """One line on stderr."""
     print(text, file=sys.stderr)
+
+
+def warn_changed(unit: str, command: str) -> None:
+    """Of a unit whose files are newer than what is loaded (spec 12.6)."""
+    complain(
+        f"Warning: The unit file, source configuration file or drop-ins of {unit} changed on disk. "
+        f"Run '{command} daemon-reload' to reload units."
+    )
 
 
 def refused(error: Any) -> int:

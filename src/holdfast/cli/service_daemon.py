@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
         help="FailureAction=reboot and its like restart the host; else they end the manager")  # fmt: skip
     add("--watchdog", metavar="SECONDS", type=bounded(5, MAX_WATCHDOG_S), default=0,
         help="the watchdog daemon resets the host when the manager hangs so long")  # fmt: skip
+    add("--runtime-watchdog", action="store_true",
+        help="RuntimeWatchdogSec= of system.conf counts, as for PID 1 of a machine")  # fmt: skip
     add("--watchdog-socket", metavar="PATH", default="", help="of the watchdog daemon (/run/wdmd/wdmd.sock)")
     add("-v", "--verbose", action="store_true", help="debug lines too")
     return made
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         whole_boot=arguments.whole_boot,
         host_actions=arguments.host_actions,
         watchdog_s=arguments.watchdog,
+        runtime_watchdog=arguments.runtime_watchdog,
         watchdog_socket=arguments.watchdog_socket,
     )
     return run_process(options, arguments.verbose)

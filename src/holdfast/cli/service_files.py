@@ -70,15 +70,16 @@ def unit_files(arguments: argparse.Namespace) -> UnitFiles:
     from holdfast.service.load import UnitFiles, search_path
     from holdfast.service.manager.host_view import this_host
 
-    root, path = arguments.root or "/", search_path(os.environ)
+    root, path, control = arguments.root or "/", search_path(os.environ), ""
     if not arguments.root:
         try:
             with connect(arguments) as client:
                 said = client.ask("ping")
                 root, path = said["root"], tuple(said["unit_path"])
+                control = said.get("control", "")
         except OSError:
             pass  # None runs: the usual places.
-    return UnitFiles(root, path, this_host(root))
+    return UnitFiles(root, path, this_host(root), control=control)
 
 
 def changes_run(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from holdfast.cli.service_asking import (
     refused,
     service_parser,
     unit_names,
+    warn_changed,
 )
 
 VERBS = {
@@ -86,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
             print_json(jobs)
         code = EXIT_OK
         for job in jobs:
+            if job.get("changed_on_disk"):
+                warn_changed(job["unit"], program(arguments))
             code = _told(arguments, job) or code
         if arguments.verb == "stop" and not arguments.quiet:
             _warn_of_triggers(client, [job["unit"] for job in jobs if "error" not in job])

@@ -14,9 +14,11 @@ from holdfast.cli.service_asking import (
     add_units,
     complain,
     connect,
+    program,
     refused,
     service_parser,
     unit_names,
+    warn_changed,
 )
 from holdfast.cli.service_times import moment, relative
 
@@ -58,6 +60,8 @@ def status_run(arguments: argparse.Namespace) -> int:
             complain(f"Unit {one['unit']} could not be found.")
             code = code or EXIT_UNKNOWN
             continue
+        if one["properties"].get("NeedDaemonReload") == "yes":
+            warn_changed(one["unit"], program(arguments))
         if not arguments.json:
             print("\n" * bool(shown) + "\n".join(unit_lines(one, arguments.systemctl)))
         shown += 1
@@ -115,8 +119,7 @@ def unit_lines(one: dict[str, Any], systemctl: bool = False) -> list[str]:
 
         number = int(properties["StatusErrno"])
         lines.append(f"      Error: {number} ({os.strerror(number)})")
-    if one["pids"]:
-        lines.append(f"      Tasks: {len(one['pids'])}")
+    lines += _usage(one)
     lines += _tree(one)
     if not systemctl:
         lines += [f"    Outlook: {text}" for text in outlook_lines(one)]
@@ -191,6 +194,31 @@ def _short(usec: float) -> str:
             else (f"{int(seconds)}s")
         )
     return f"{whole // 1000}ms" if whole >= 1000 else f"{whole}us"
+
+
+def _usage(one: dict[str, Any]) -> list[str]:
+    """Of its processes, as far as somebody counts."""
+    properties = one["properties"]
+    keys = ("TasksCurrent", "EffectiveTasksMax", "MemoryCurrent", "CPUUsageNSec")
+    numbers = {key: int(properties[key]) for key in keys if properties.get(key, "").isdecimal()}
+    lines = []
+    if tasks := numbers.get("TasksCurrent", len(one["pids"])):
+        limit = f" (limit: {numbers['EffectiveTasksMax']})" if "EffectiveTasksMax" in numbers else ""
+        lines.append(f"      Tasks: {tasks}{limit}")
+    if "MemoryCurrent" in numbers:
+        lines.append(f"     Memory: {_size(numbers['MemoryCurrent'])}")
+    if "CPUUsageNSec" in numbers:
+        lines.append(f"        CPU: {_short(numbers['CPUUsageNSec'] / 1000)}")
+    return lines
+
+
+def _size(count: float) -> str:
+    """`128.0K`."""
+    for unit in "BKMGT":
+        if count < 1024:
+            return f"{int(count)}B" if unit == "B" else f"{count:.1f}{unit}"
+        count /= 1024
+    return f"{count:.1f}P"
 
 
 def _next(usec: int | None) -> str:

@@ -49,6 +49,7 @@ _NEED_UNITS: Final = frozenset(
         "start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "try-reload-or-restart", "kill",
         "isolate", "is-active", "is-failed", "is-enabled", "enable", "disable", "reenable", "preset", "mask",
         "unmask", "link", "cat", "set-default",
+        "set-property", "set-environment", "unset-environment", "clean",
     )
 )  # fmt: skip
 _NOT_HERE: Final = frozenset(("daemon", "logs"))

@@ -93,6 +93,8 @@ class Core:
         self._startup = startup
         self._boot = boot
         self._jobs_at_once = jobs_at_once
+        self.watchdogs_enabled = True
+        """Of services that are met for the first time."""
         self._variables: dict[str, Mapping[str, str]] = {}
         """For the processes of units that were triggered: until they are down again."""
         self._now = 0
@@ -326,6 +328,7 @@ class Core:
         machine = self.machines.get(unit.name)
         if machine is None and unit.file is not None and unit.file.service is not None:
             machine = self.machines[unit.name] = Machine(unit.file, self._members(unit.name))
+            machine.run.watchdogs_enabled = self.watchdogs_enabled
         return machine
 
     def _trigger_machine(self, unit: Unit) -> TriggerMachine | None:

@@ -321,6 +321,13 @@ class ReadPidFile:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """A Spawn that is not answered yet is not wanted any more: if nothing was started so far, it fails at once.
+    Does not wait for the answer, as other actions do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Cleanup:
     """The run is over: remove PID file and runtime directories, close stored descriptors unless `restarting`."""
 
@@ -338,5 +345,5 @@ class StoreFds:
 
 Action = (
     Spawn | Kill | Log | Changed | Answer | ReloadDone | PropagateReload | ScheduleRestart | Emergency
-    | ReadPidFile | Cleanup | StoreFds
+    | ReadPidFile | GiveUp | Cleanup | StoreFds
 )  # fmt: skip

@@ -67,9 +67,11 @@ class UnitFiles:
         defaults: Defaults = Defaults(),  # noqa: B008 - frozen
         own: frozenset[str] = frozenset(),
         hidden: frozenset[str] = frozenset(),
+        control: str = "",
     ) -> None:
-        """`own`: built-in targets that no file, link or `.wants/` directory changes. `hidden`: units that are not
-        there, whatever files say.
+        """`control`: a directory that comes first, for what `set-property --runtime` writes.
+        `own`: built-in targets that no file, link or `.wants/` directory changes. `hidden`: units that are
+        not there, whatever files say.
         """
         self.root = root
         self._own = own
@@ -83,7 +85,7 @@ class UnitFiles:
         """`NAME.d`, `NAME.wants` ... to their places, highest priority first."""
         self._aliases: dict[str, list[str]] = {}
         seen: set[tuple[int, int]] = set()
-        for directory in directories:
+        for directory in (control, *directories) if control else directories:
             place = self.at(directory)
             try:
                 status = os.stat(place)

@@ -20,6 +20,7 @@ from holdfast.service.events import (
     Event,
     Execed,
     Exited,
+    GiveUp,
     Kill,
     Notified,
     OomKilled,
@@ -75,8 +76,26 @@ class Machine:
         actions: list[Action] = []
         run.actions = actions
         handler = TABLE.get((run.state, type(event)))
+        if isinstance(event, Spawned | SpawnFailed):
+            run.spawning = False
+            if run.stop_waiting is not None and isinstance(event, SpawnFailed):
+                # No failure: it was given up.
+                run.control, run.spawning_main, handler = None, False, None
+        if run.spawning and isinstance(event, Elapsed):
+            return actions
+        if run.spawning and isinstance(event, Stop) and handler in (_stop_starting, _stop_up):
+            # Nobody can be signalled whose pid is not known.
+            _forbid(run, event)
+            run.stop_waiting = event
+            run.act(GiveUp())
+            return actions
         if handler is not None:
             handler(run, event)
+        if run.stop_waiting is not None and not run.spawning:
+            stop, run.stop_waiting = run.stop_waiting, None
+            handler = TABLE.get((run.state, Stop))
+            if handler in (_stop_starting, _stop_up):
+                handler(run, stop)
         return actions
 
     def use(self, file: UnitFile, now: int) -> None:

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 from holdfast import system_conf
 from holdfast.conf_text import Complaint
+from holdfast.service.environment import parse_assignments
 from holdfast.service.settings import Defaults
 from holdfast.service.values import never_if_zero, parse_integer
+from holdfast.service.words import WordError
 from holdfast.timespan import TimeSpanError, parse_timespan
 
 
@@ -43,6 +45,13 @@ def load_defaults(root: str = "/") -> tuple[Defaults, list[Complaint]]:
         assignments, unreadable = system_conf.read(path)
         complaints += unreadable
         for one in assignments:
+            if one.key == "DefaultEnvironment":
+                try:
+                    pairs, warnings = parse_assignments(one.value, str)
+                except WordError as error:
+                    pairs, warnings = [], [str(error)]
+                complaints += [Complaint(one.path, one.line, text) for text in warnings]
+                values["environment"] = (*values.get("environment", ()), *pairs) if one.value else ()
             if one.key not in _KEYS:
                 continue
             field, parse = _KEYS[one.key]

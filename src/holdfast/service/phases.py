@@ -75,7 +75,7 @@ def enter_start(run: Run) -> None:
 def spawn_main(run: Run, commands: tuple[Command, ...]) -> None:
     """The next command of ExecStart becomes the main process."""
     run.main_command, run.main_rest = commands[0], commands[1:]
-    run.spawning_main = True
+    run.spawning_main = run.spawning = True
     run.act(Spawn(Role.START, commands[0], True, {}, run.access != "none"))
 
 
@@ -83,7 +83,7 @@ def spawn_control(run: Run, role: Role, commands: tuple[Command, ...]) -> None:
     """The next command of a list; the time for it begins anew."""
     service = run.service
     run.control = Control(role, commands[0], commands[1:])
-    run.spawning_main = False
+    run.spawning_main, run.spawning = False, True
     stopping = role in (Role.STOP, Role.STOP_POST)
     run.arm(service.timeout_stop_sec if stopping else service.timeout_start_sec)
     run.act(Spawn(role, commands[0], False, _variables(run, role), run.access in ("exec", "all")))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from holdfast.service.commands import Command
-from holdfast.service.events import Action, Changed, Log, Role, State
+from holdfast.service.events import Action, Changed, Log, Role, State, Stop
 from holdfast.service.exit_status import Exit, Result
 from holdfast.service.limits import StartLimit
 from holdfast.service.settings import KillSettings, ServiceSettings, UnitSettings
@@ -57,6 +57,9 @@ class Run:
     """Of a oneshot: the ExecStart commands still to come."""
     control: Control | None = None
     spawning_main: bool = False
+    spawning: bool = False
+    """A Spawn is not answered yet: no deadline is over, and a stop waits."""
+    stop_waiting: Stop | None = None
     restarts: int = 0
     automatic: bool = False
     """The next start is the automatic one."""
@@ -143,4 +146,6 @@ class Run:
     @property
     def next_deadline(self) -> int:
         """When Elapsed is due."""
+        if self.spawning:
+            return INFINITY
         return min(self.deadline, self.watchdog_deadline)

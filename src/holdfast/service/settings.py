@@ -321,6 +321,7 @@ class Defaults:
     start_limit_burst: int = 5
     oom_policy: str = "stop"
     timer_accuracy_sec: int = 60 * USEC_PER_SEC
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -11,10 +12,13 @@ from holdfast.service.control.trigger_properties import trigger_properties
 from holdfast.service.events import Role
 from holdfast.service.exit_status import Code
 from holdfast.service.manager.history import NEVER, History, Instant, Ran
+from holdfast.service.manager.host_view import architecture
 from holdfast.service.manager.manager import Manager
+from holdfast.service.process.cgroups import tasks_limit
 from holdfast.service.run import Run
-from holdfast.service.settings import ServiceSettings, UnitFile
+from holdfast.service.settings import ExecSettings, ServiceSettings, UnitFile
 from holdfast.timespan import INFINITY, format_timespan
+from holdfast.watchdog.settings import DEVICE, KEXEC, PRETIMEOUT, REBOOT, RUNTIME
 
 NOT_SET: Final = "[not set]"
 DEPENDENCIES: Final = (
@@ -248,6 +252,7 @@ def _execution(file: UnitFile) -> dict[str, str]:
         "MemoryCurrent": NOT_SET,
         "TasksCurrent": NOT_SET,
         "CPUUsageNSec": NOT_SET,
+        **_limits(exec_),
         "Environment": " ".join(_quoted(f"{key}={value}") for key, value in exec_.environment),
         "UMask": f"{exec_.umask:04o}",
         "RuntimeDirectoryPreserve": exec_.runtime_directory_preserve,
@@ -283,20 +288,48 @@ def _execution(file: UnitFile) -> dict[str, str]:
     return {key: value for key, value in found.items() if value or key not in optional}
 
 
+def _limits(exec_: ExecSettings) -> dict[str, str]:
+    """Of the control group, as they are set."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = {"CPUWeight": exec_.cpu_weight or NOT_SET, "IOWeight": exec_.io_weight or NOT_SET}
+    quota = exec_.cpu_quota.removesuffix("%")
+    span = int(quota) * 10_000 if quota.isdecimal() else INFINITY
+    found["CPUQuotaPerSecUSec"] = format_timespan(span)
+    for key, amount, total, usual in (
+        ("MemoryMin", exec_.memory_min, memory, "0"),
+        ("MemoryLow", exec_.memory_low, memory, "0"),
+        ("MemoryHigh", exec_.memory_high, memory, "infinity"),
+        ("MemoryMax", exec_.memory_max, memory, "infinity"),
+        ("MemorySwapMax", exec_.memory_swap_max, memory, "infinity"),
+        ("TasksMax", exec_.tasks_max, tasks_limit() if exec_.tasks_max.percent is not None else 0, "infinity"),
+    ):
+        value = amount.of(total)
+        found[key] = usual if value == INFINITY else str(value)
+    return found
+
+
 def _quoted(text: str) -> str:
     return f'"{text}"' if _SPECIAL & set(text) else text
 
 
 def manager_properties(manager: Manager, extra: Callable[[], dict[str, str]] = dict) -> dict[str, str]:
     """`systemctl show` without a unit."""
-    core, defaults = manager.core, manager.loader.defaults
+    core, defaults, watchdog = manager.core, manager.loader.defaults, manager.watchdog
     failed = failed_units(manager)
     return {
-        "Architecture": "",
+        "Architecture": architecture(),
         "NNames": str(len(core.graph.units) + len(core.graph.aliases)),
         "NFailedUnits": str(len(failed)),
         "NJobs": str(len(core.jobs)),
+        "Environment": " ".join(_quoted(f"{key}={value}") for key, value in manager.environment.items()),
         "UnitPath": " ".join(manager.loader.directories),
+        "DefaultStandardOutput": "journal",
+        "DefaultStandardError": "inherit",
+        "WatchdogDevice": watchdog[DEVICE].text,
+        "RuntimeWatchdogUSec": format_timespan(watchdog[RUNTIME].usec),
+        "RuntimeWatchdogPreUSec": format_timespan(watchdog[PRETIMEOUT].usec),
+        "RebootWatchdogUSec": format_timespan(watchdog[REBOOT].usec),
+        "KExecWatchdogUSec": format_timespan(watchdog[KEXEC].usec),
         "ServiceWatchdogs": yes(manager.watchdogs_enabled),
         "DefaultTimeoutStartUSec": format_timespan(defaults.timeout_start_sec),
         "DefaultTimeoutStopUSec": format_timespan(defaults.timeout_stop_sec),

@@ -6,7 +6,7 @@ import os
 from typing import Any, Final
 
 from holdfast.service import install
-from holdfast.service.control.properties import remaining_usec, unit_properties
+from holdfast.service.control.properties import NOT_SET, remaining_usec, unit_properties
 from holdfast.service.events import Active, State
 from holdfast.service.exit_status import Result
 from holdfast.service.install import InstallError, Preset
@@ -17,10 +17,12 @@ from holdfast.service.manager.history import History
 from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.manager import Manager
 from holdfast.service.names import UnitNameError
+from holdfast.service.process.cgroups import Group
 from holdfast.service.triggers.timer_rules import TimerMachine
 from holdfast.timespan import INFINITY
 
 FROM_DISK: Final = ("UnitFileState", "UnitFilePreset", "NeedDaemonReload")
+FROM_GROUP: Final = ("ControlGroup", "MemoryCurrent", "TasksCurrent", "CPUUsageNSec", "EffectiveTasksMax")
 FORWARD: Final = ("Requires", "Requisite", "Wants", "BindsTo", "Upholds", "ConsistsOf")
 MAX_TREE: Final = 20_000
 """Units of one dependency tree."""
@@ -38,6 +40,17 @@ def file_properties(loader: Loader, files: UnitFiles, presets: list[Preset], nam
     changed = loader.changed_on_disk(name)
     shown = {"enable": "enabled", "disable": "disabled", "ignore": "ignored"}[preset]
     return {"UnitFileState": state, "UnitFilePreset": shown, "NeedDaemonReload": "yes" if changed else "no"}
+
+
+def group_properties(group: tuple[str, Group] | None) -> dict[str, str]:
+    """What a unit's control group counts; `[not set]` what it does not. In a thread."""
+    if group is None:
+        return {}
+    shown, counted = group[0], group[1].usage()
+    numbers = {"MemoryCurrent": counted.memory, "TasksCurrent": counted.tasks, "CPUUsageNSec": counted.cpu_nsec}
+    found = {"ControlGroup": shown}
+    found |= {key: NOT_SET if value is None else str(value) for key, value in numbers.items()}
+    return found | ({} if counted.tasks_max is None else {"EffectiveTasksMax": str(counted.tasks_max)})
 
 
 def system_state(manager: Manager) -> str:

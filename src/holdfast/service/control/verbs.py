@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from holdfast.service import install, log_files
 from holdfast.service.control import listing, properties, snapshot
 from holdfast.service.control.properties import manager_properties, unit_properties, wanted
+from holdfast.service.control.setting_verbs import SettingVerbs
+from holdfast.service.control.units import checked_name, loaded
 from holdfast.service.control.wire import ControlError, Request
-from holdfast.service.install import InstallError
 from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.manager.emergency import Ending, How
 from holdfast.service.manager.life import Life
 from holdfast.service.manager.manager import Manager
-from holdfast.service.names import UnitNameError, mangle
 from holdfast.service.transaction import TransactionError
 from holdfast.version import __version__
 
@@ -36,6 +36,8 @@ JOBS: Final = {
 LISTS: Final = {"list-timers": listing.timers, "list-sockets": listing.sockets, "list-paths": listing.paths}
 MAX_LOG_LINES: Final = 10_000
 """Of one answer."""
+CHANGED_S: Final = 2.0
+"""A disk that does not say so long whether files have changed does not keep a job's end from who waits for it."""
 ENDINGS: Final = ("exit", "reboot", "poweroff", "halt", "kexec")
 Reply = dict[str, Any]
 
@@ -46,6 +48,7 @@ class Verbs:
     def __init__(self, manager: Manager, life: Life) -> None:
         self.manager = manager
         self.life = life
+        settings = SettingVerbs(manager)
         changing: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             **dict.fromkeys(JOBS, self._jobs),
             **dict.fromkeys(ENDINGS, self._end),
@@ -54,6 +57,7 @@ class Verbs:
             "daemon-reload": self._daemon_reload,
             "cancel": self._cancel,
             "logs": self._logs,
+            **settings.changing,
         }
         reading: dict[str, Callable[[Request], Awaitable[Reply]]] = {
             "show": self._show,
@@ -63,6 +67,7 @@ class Verbs:
             "list-jobs": self._list_jobs,
             **dict.fromkeys(LISTS, self._list),
             "dependencies": self._dependencies,
+            **settings.reading,
             "ping": self._ping,
         }
         self._changing = changing
@@ -77,6 +82,8 @@ class Verbs:
             return await self._reading[request.verb](request)
         if request.verb == "service-watchdogs":
             return self._watchdogs(request, privileged)
+        if request.verb == "log-level":
+            return self._log_level(request, privileged)
         handler = self._changing.get(request.verb)
         if handler is None:
             raise ControlError("unknown-verb", f"Unknown command verb {request.verb}.")
@@ -89,7 +96,7 @@ class Verbs:
     async def _jobs(self, request: Request) -> Reply:
         if not request.units:
             raise ControlError("request", "Too few arguments.")
-        names = [_name(unit) for unit in request.units]
+        names = [checked_name(unit) for unit in request.units]
         await self.manager.ensure(names)
         mode = "isolate" if request.verb == "isolate" else request.mode
         results: list[Reply] = []
@@ -107,7 +114,20 @@ class Verbs:
                 said["result"] = result.value
                 if not result.ok:
                     said["failure"] = self._failure(said["unit"])
+        resolved = [one["unit"] for one in results]
+        try:
+            async with asyncio.timeout(CHANGED_S):
+                changed = await self.manager.loader.offload(self._changed_on_disk, resolved)
+        except TimeoutError:
+            changed = set()
+        for said in results:
+            if said["unit"] in changed:
+                said["changed_on_disk"] = True
         return {"jobs": results}
+
+    def _changed_on_disk(self, names: list[str]) -> set[str]:
+        """In a thread."""
+        return {name for name in names if self.manager.loader.changed_on_disk(name)}
 
     def _request(self, verb: str, name: str, mode: str) -> asyncio.Future[JobResult]:
         if self.life.is_ending and verb != "stop":
@@ -138,7 +158,7 @@ class Verbs:
 
     async def _kill(self, request: Request) -> Reply:
         for unit in request.units:
-            name = self._loaded(unit, f"Failed to kill unit {_name(unit)}")
+            name = loaded(self.manager, unit, f"Failed to kill unit {checked_name(unit)}")
             try:
                 self.manager.kill(name, request.signal, request.whom)
             except ProcessLookupError as error:
@@ -147,14 +167,10 @@ class Verbs:
 
     async def _reset_failed(self, request: Request) -> Reply:
         for unit in request.units or list(self.manager.core.machines):
-            self.manager.reset_failed(self._loaded(unit, f"Failed to reset failed state of unit {_name(unit)}"))
+            self.manager.reset_failed(
+                loaded(self.manager, unit, f"Failed to reset failed state of unit {checked_name(unit)}")
+            )
         return {"ok": True}
-
-    def _loaded(self, unit: str, failed: str) -> str:
-        name = self.manager.core.graph.resolve(_name(unit))
-        if name not in self.manager.core.graph.units:
-            raise ControlError("not-found", f"{failed}: Unit {name} not loaded.")
-        return name
 
     async def _daemon_reload(self, request: Request) -> Reply:
         await self.manager.reload()
@@ -166,6 +182,16 @@ class Verbs:
                 raise ControlError("denied", PRIVILEGED_TEXT)
             self.manager.set_watchdogs(request.enabled)
         return {"enabled": self.manager.watchdogs_enabled}
+
+    def _log_level(self, request: Request, privileged: bool) -> Reply:
+        if request.level:
+            if not privileged:
+                raise ControlError("denied", PRIVILEGED_TEXT)
+            try:
+                self.manager.log_level.set(request.level)
+            except ValueError as error:
+                raise ControlError("request", f"Failed to set log level: {error}") from None
+        return {"level": self.manager.log_level.word}
 
     async def _end(self, request: Request) -> Reply:
         try:
@@ -183,13 +209,23 @@ class Verbs:
     # Reading.
 
     async def _show(self, request: Request) -> Reply:
-        names = [_name(unit) for unit in request.units]
+        names = [checked_name(unit) for unit in request.units]
         await self.manager.ensure(names)
         found = [unit_properties(self.manager, name) for name in names]
+        if not request.properties or set(request.properties) & set(snapshot.FROM_GROUP):
+            of_groups = await self._of_groups([one["Id"] for one in found])
+            found = [one | more for one, more in zip(found, of_groups, strict=True)]
         if not request.properties or set(request.properties) & set(snapshot.FROM_DISK):
             of_files = await self.manager.loader.offload(self._of_files, [one["Id"] for one in found])
             found = [one | more for one, more in zip(found, of_files, strict=True)]
         return {"units": [wanted(one, request.properties) for one in found]}
+
+    async def _of_groups(self, names: list[str]) -> list[dict[str, str]]:
+        """What their control groups count; nothing of units that have none."""
+        groups = [self.manager.host.control_group(name) for name in names]
+        if not any(groups):
+            return [{} for _ in names]
+        return await self.manager.loader.offload(lambda: list(map(snapshot.group_properties, groups)))
 
     def _of_files(self, names: list[str]) -> list[dict[str, str]]:
         """What only the disk knows. In a thread."""
@@ -205,14 +241,15 @@ class Verbs:
         return {"Version": f"holdfast {__version__}", "SystemState": state, "MainPID": str(os.getpid())}
 
     async def _status(self, request: Request) -> Reply:
-        names = [_name(unit) for unit in request.units]
+        names = [checked_name(unit) for unit in request.units]
         await self.manager.ensure(names)
         graph = self.manager.core.graph
         resolved = [graph.resolve(name) for name in names]
         of_files = await self.manager.loader.offload(self._of_files, resolved)
         units = [snapshot.status(self.manager, name, request.lines) for name in resolved]
-        for one, more in zip(units, of_files, strict=True):
-            one["properties"] |= more
+        of_groups = await self._of_groups(resolved)
+        for one, more, counted in zip(units, of_files, of_groups, strict=True):
+            one["properties"] |= more | counted
         processes = [one["pids"] for one in units]
         commands = await self.manager.loader.offload(lambda: [snapshot.command_lines(pids) for pids in processes])
         for one, lines in zip(units, commands, strict=True):
@@ -224,7 +261,7 @@ class Verbs:
         store = self.manager.store
         if store is None:
             return {"lines": [], "whole": True, "units": []}
-        names = [self.manager.core.graph.resolve(_name(unit)) for unit in request.units]
+        names = [self.manager.core.graph.resolve(checked_name(unit)) for unit in request.units]
         count = max(0, min(request.lines, MAX_LOG_LINES))
         whole = await store.flush()
         found = await self.manager.loader.offload(log_files.read, store.directory, names, count, request.since)
@@ -250,7 +287,7 @@ class Verbs:
         return {request.verb.removeprefix("list-"): LISTS[request.verb](self.manager)}
 
     async def _dependencies(self, request: Request) -> Reply:
-        names = [_name(unit) for unit in request.units]
+        names = [checked_name(unit) for unit in request.units]
         await self.manager.ensure(names)
         kinds = request.properties or list(snapshot.FORWARD)
         if set(kinds) - set(properties.DEPENDENCIES):
@@ -259,12 +296,5 @@ class Verbs:
 
     async def _ping(self, request: Request) -> Reply:
         return {"ok": True, "pid": os.getpid(), "version": __version__, "root": self.manager.loader.root,
-                "unit_path": list(self.manager.loader.directories)}  # fmt: skip
-
-
-def _name(text: str) -> str:
-    """A unit's name. ControlError."""
-    try:
-        return mangle(text)
-    except (UnitNameError, InstallError) as error:
-        raise ControlError("bad-name", f"{text}: {error}") from None
+                "unit_path": list(self.manager.loader.directories),
+                "control": self.manager.loader.control}  # fmt: skip

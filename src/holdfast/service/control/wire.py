@@ -9,6 +9,7 @@ import msgspec
 MAX_REQUEST_BYTES: Final = 65536
 MAX_UNITS: Final = 4096
 """That one request may name."""
+MAX_ASSIGNMENTS: Final = 1024
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -31,6 +32,14 @@ class Request(msgspec.Struct, frozen=True):
     how: str = "ordered"
     """Of `exit`, `reboot` ...: `ordered`, `force` or `immediate`."""
     enabled: bool | None = None
+    assignments: list[str] = []
+    """`NAME=VALUE` of `set-environment`, `unset-environment` and `set-property`."""
+    runtime: bool = False
+    """Of `set-property`: until the next boot."""
+    what: list[str] = []
+    """Of `clean`: kinds of directories; none: the usual ones."""
+    level: str = ""
+    """Of `log-level`: the new one."""
     lines: int = 10
     """Of `status` and `logs`."""
     since: int = 0
@@ -54,6 +63,8 @@ def decode(line: bytes) -> Request:
         raise ControlError("request", f"request not understood: {error}") from None
     if len(request.units) > MAX_UNITS:
         raise ControlError("request", f"more than {MAX_UNITS} units")
+    if len(request.assignments) > MAX_ASSIGNMENTS:
+        raise ControlError("request", f"more than {MAX_ASSIGNMENTS} assignments")
     return request
 
 

@@ -20,18 +20,22 @@ from holdfast.daemons import memory
 from holdfast.service.conditions import answer
 from holdfast.service.control.server import ControlServer, listen
 from holdfast.service.control.verbs import Verbs
-from holdfast.service.manager import liveness
 from holdfast.service.manager.emergency import Place, System, find_place, system_for
+from holdfast.service.manager.environment import ManagerEnvironment
 from holdfast.service.manager.host_view import this_host, this_view
 from holdfast.service.manager.life import Life
+from holdfast.service.manager.liveness import Liveness, timeout_of
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.manager import Manager
 from holdfast.service.manager.options import LOCK_NAME, ManagerOptions, StartError
 from holdfast.service.manager.shell import Shell
 from holdfast.service.manager.threads import DiskThreads
 from holdfast.service.manager_conf import load_defaults
+from holdfast.service.process.plan import DEFAULT_PATH
 from holdfast.service.settings import Condition
+from holdfast.watchdog import settings as watchdog_settings
 
 log = logging.getLogger(__name__)
 
@@ -77,31 +81,43 @@ def take_lock_file(options: ManagerOptions) -> int:
     return fd
 
 
-def run_daemon(options: ManagerOptions, on_ready: Callable[[], None] = lambda: None) -> int:
-    """Run until it is over; the exit status. StartError. `on_ready`: requests are served from now on."""
+def run_daemon(
+    options: ManagerOptions, on_ready: Callable[[], None] = lambda: None, log_level: LogLevel | None = None
+) -> int:
+    """Run until it is over; the exit status. StartError. `on_ready`: requests are served from now on; `log_level`:
+    what `log-level` sets.
+    """
     make_run_dir(options)
     lock = take_lock_file(options)
     try:
         place = find_place()
-        return asyncio.run(_life(options, place, system_for(place, options.host_actions), on_ready))
+        return asyncio.run(_life(options, place, system_for(place, options.host_actions), on_ready, log_level))
     finally:
         os.close(lock)
 
 
-async def _life(options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None]) -> int:
+async def _life(
+    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], log_level: LogLevel | None
+) -> int:
     disk = DiskThreads()
     try:
-        return await _live(options, place, system, on_ready, disk)
+        return await _live(options, place, system, on_ready, log_level, disk)
     finally:
         disk.close()
 
 
 async def _live(
-    options: ManagerOptions, place: Place, system: System, on_ready: Callable[[], None], disk: DiskThreads
+    options: ManagerOptions,
+    place: Place,
+    system: System,
+    on_ready: Callable[[], None],
+    log_level: LogLevel | None,
+    disk: DiskThreads,
 ) -> int:
     defaults, complaints = await disk(load_defaults, options.root)
     for complaint in complaints:
         log.warning("%s", complaint)
+    watchdog = await disk(watchdog_settings.load, options.root)
     view = await disk(this_view, options.root)
     waiting: list[tuple[str, str, int]] = []
     loader = Loader(
@@ -112,15 +128,18 @@ async def _live(
         lambda unit, text, level: waiting.append((unit, text, level)),
         options.whole_boot,
         disk,
+        options.control_units,
     )
     await loader.start()
 
     def holds(condition: Condition, asserted: bool) -> bool:
         return answer(condition, asserted, view, lambda text: log.warning("%s", text))
 
-    shell = Shell(options)
+    environment = ManagerEnvironment({"PATH": DEFAULT_PATH} | dict(defaults.environment))
+    shell = Shell(options, environment)
     store = LogStore(options.log_path)
-    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store)
+    manager = Manager(loader, shell.make_host, holds, place, shell.make_triggers, store=store,
+                      environment=environment, watchdog=watchdog, log_level=log_level)  # fmt: skip
     await shell.start(manager)
     loader.tell_to(manager.say)
     for line in waiting:
@@ -132,10 +151,12 @@ async def _live(
     except OSError as error:
         raise StartError(f"{options.control_path}: {error.strerror}") from error
     loop = asyncio.get_running_loop()
+    timeout_s = timeout_of(options, place, watchdog)
+    guard = Liveness(manager, timeout_s, options.watchdog_socket, summons=not options.watchdog_s)
     with listener:
         server = ControlServer(listener, Verbs(manager, life).answer, manager.feed)
         life.handle_signals()
-        parts = [loop.create_task(server.run()), loop.create_task(liveness.keep(options))]
+        parts = [loop.create_task(server.run()), loop.create_task(guard.keep())]
         parts.append(loop.create_task(notify.keep_watchdog_alive()))
         log.info("supervisor started, socket %s", options.control_path)
         loop.call_soon(on_ready)

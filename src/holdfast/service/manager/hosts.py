@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdfast.service.events import Action, Event
+from holdfast.service.process.cgroups import Group
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
 from holdfast.service.triggers.messages import TriggerAction
@@ -22,6 +23,14 @@ class Host(Protocol):
 
     def members(self, unit: str) -> Members:
         """The unit's view of its processes."""
+        ...
+
+    def control_group(self, unit: str) -> tuple[str, Group] | None:
+        """The unit's group while it has one, with its name as the kernel tells it."""
+        ...
+
+    def directories(self, file: UnitFile, kind: str) -> list[str]:
+        """What `RuntimeDirectory=` and its like make; `kind`: `runtime`, `state`, `cache` ..."""
         ...
 
     def hear(self) -> None:

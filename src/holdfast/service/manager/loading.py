@@ -13,10 +13,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, TypeVar
 
+from holdfast import conf_text
+from holdfast.service.interpret import interpret
 from holdfast.service.load import UnitFiles
 from holdfast.service.names import SUPERVISED, UnitName, UnitNameError
 from holdfast.service.settings import Defaults
-from holdfast.service.specifiers import Host
+from holdfast.service.specifiers import Host, Specifiers
 from holdfast.service.units import BUILT_IN_TARGETS, MANAGERS_TARGETS, SYSTEMDS_UNITS, Graph, Unit
 
 T = TypeVar("T")
@@ -62,8 +64,10 @@ class Loader:
         say: Say,
         whole_boot: bool = False,
         offload: Offload = asyncio.to_thread,
+        control: str = "",
     ) -> None:
-        """`offload` runs what looks at the disk."""
+        """`offload` runs what looks at the disk; `control`: as of `UnitFiles`."""
+        self.control = control
         self.offload = offload
         self.root = root
         self.directories = directories
@@ -83,10 +87,10 @@ class Loader:
 
     def files(self) -> UnitFiles:
         """The unit files as they are on disk now. Reads; not for the loop."""
-        stamp = tuple(self._time_of(directory) for directory in self.directories)
+        stamp = tuple(self._time_of(directory) for directory in (self.control or "/", *self.directories))
         if self._files is None or stamp != self._stamp or self._is_fresh(stamp):
             self._files = UnitFiles(
-                self.root, self.directories, self._host, self.defaults, self._own, self._hidden
+                self.root, self.directories, self._host, self.defaults, self._own, self._hidden, self.control
             )
             self._stamp = stamp
         return self._files
@@ -186,7 +190,21 @@ class Loader:
     def changed_on_disk(self, name: str) -> bool:
         """`NeedDaemonReload`. Looks at the disk."""
         place = self.places.get(name)
-        return place is not None and any(_mtime(path) != then for path, then in place.times)
+        if place is None or not place.times:
+            return False
+        if any(_mtime(path) != then for path, then in place.times):
+            return True
+        return tuple(self.files().drop_ins(name)) != place.drop_ins
+
+    def complaints_about(self, name: str, text: str) -> list[str]:
+        """What reading a piece of a unit file would say. UnitNameError."""
+        unit = UnitName.parse(name)
+        parsed = conf_text.parse(text.encode("utf-8", "surrogateescape"), _PIECE)
+        file = interpret(unit, [parsed], Specifiers(unit, self._host, ""), self.defaults)
+        return [one.text for one in file.complaints if one.path == _PIECE]
+
+
+_PIECE: Final = "set-property"
 
 
 def _is_name(name: str) -> bool:

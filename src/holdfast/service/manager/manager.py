@@ -22,19 +22,23 @@ from holdfast.service.jobs import JobResult, JobType
 from holdfast.service.machine import Machine
 from holdfast.service.manager import said
 from holdfast.service.manager.emergency import Ending, Place, decide
+from holdfast.service.manager.environment import ManagerEnvironment
 from holdfast.service.manager.feed import Feed
 from holdfast.service.manager.history import History, Instant, Line, Ran, now_at
 from holdfast.service.manager.hosts import HostFactory, Triggers
 from holdfast.service.manager.judging import Judge
 from holdfast.service.manager.loading import Loader
+from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
+from holdfast.service.process.plan import DEFAULT_PATH
 from holdfast.service.queue import Job, JobDone
 from holdfast.service.settings import Condition
 from holdfast.service.transaction import TransactionError
 from holdfast.service.triggers.machine import active_of as trigger_active_of
 from holdfast.service.triggers.messages import Open, OpenFailed, Serve, TriggerAction, TriggerEvent
 from holdfast.timespan import INFINITY
+from holdfast.watchdog import settings as watchdog_settings
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +60,16 @@ class Manager:
         make_triggers: Callable[[Manager], Triggers] | None = None,
         wall: Callable[[], datetime.datetime] = local_time,
         store: LogStore | None = None,
+        environment: ManagerEnvironment | None = None,
+        watchdog: watchdog_settings.Settings | None = None,
+        log_level: LogLevel | None = None,
     ) -> None:
-        """`holds` answers conditions; `store` keeps what units say."""
+        """`holds` answers conditions; `store` keeps what units say; `environment`: of all services; `watchdog`:
+        what is configured, to be shown; `log_level`: how much is said.
+        """
+        self.log_level = log_level or LogLevel()
+        self.environment = environment or ManagerEnvironment({"PATH": DEFAULT_PATH})
+        self.watchdog = watchdog or watchdog_settings.Settings()
         self.loader = loader
         self.place = place
         self.feed = Feed()
@@ -252,7 +264,7 @@ class Manager:
 
     def set_watchdogs(self, enabled: bool) -> None:
         """`service-watchdogs`: off, expiries are only logged."""
-        self.watchdogs_enabled = enabled
+        self.watchdogs_enabled = self.core.watchdogs_enabled = enabled
         for machine in self.core.machines.values():
             machine.run.watchdogs_enabled = enabled
 
@@ -267,7 +279,7 @@ class Manager:
             while self.core.outputs and not self._frozen:
                 output = self.core.outputs.popleft()
                 held = self._held.get(output.unit)
-                if held is None or isinstance(output.what, JobDone):
+                if held is None or isinstance(output.what, JobDone | events.GiveUp):
                     self._carry_out(output)
                 else:
                     held.append(output)

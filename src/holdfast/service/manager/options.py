@@ -12,6 +12,7 @@ from holdfast.service.load import SYSTEM_PATH
 RUN_DIR: Final = "/run/holdfast"
 CONTROL_NAME: Final = "service.sock"
 NOTIFY_NAME: Final = "notify"
+CONTROL_UNITS: Final = "control"
 LOCK_NAME: Final = "service.lock"
 DEFAULT_TARGET: Final = "default.target"
 
@@ -40,6 +41,8 @@ class ManagerOptions:
     """Beside another init: `reboot` and its like are done by the host. Otherwise they end the manager only."""
     watchdog_s: int = 0
     """The watchdog daemon resets the host when this loop has not turned for so long; 0: it is not asked to."""
+    runtime_watchdog: bool = False
+    """RuntimeWatchdogSec= of system.conf counts here too, as for PID 1 of a machine."""
     watchdog_socket: str = ""
     """Of the watchdog daemon; empty: the usual one."""
 
@@ -50,6 +53,11 @@ class ManagerOptions:
     def log_path(self) -> str:
         """The directory of the units' logs."""
         return self.log_dir or os.path.join(self.run_dir, log_files.DIRECTORY)
+
+    @property
+    def control_units(self) -> str:
+        """The directory of what `set-property --runtime` writes; below `root`, as unit files are."""
+        return os.path.join(self.run_dir, CONTROL_UNITS)
 
     @property
     def control_path(self) -> str:

@@ -10,6 +10,7 @@ from typing import Final
 from holdfast.daemons import memory, priority
 from holdfast.daemons.log import LOG_DEBUG, LOG_INFO, LOG_NONE, DaemonLog, LogSettings
 from holdfast.service.manager.daemon import run_daemon
+from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.options import ManagerOptions, StartError
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def run_process(options: ManagerOptions, verbose: bool = False) -> int:
         os.umask(UMASK)
         priority.raise_descriptor_limit()
         memory.settle()
-        return run_daemon(options)
+        level = LogLevel(LOG_DEBUG if verbose else LOG_INFO, daemon_log.set_level)
+        return run_daemon(options, log_level=level)
     except StartError as error:
         log.error("%s", error)
         return EXIT_FAILED

@@ -19,8 +19,10 @@ from holdfast.service.triggers.messages import Serve
 class Shell:
     """Of one manager; what it makes is closed by the manager."""
 
-    def __init__(self, options: ManagerOptions) -> None:
+    def __init__(self, options: ManagerOptions, environment: Mapping[str, str]) -> None:
+        """`environment`: of all services; looked at when each process is started."""
         self._options = options
+        self._environment = environment
         self._manager: Manager | None = None
         self._processes: ProcessHost | None = None
         self._triggers: TriggerHost | None = None
@@ -29,6 +31,7 @@ class Shell:
         """Who starts, signals and watches processes. StartError."""
         settings = HostSettings(
             notify_socket=os.path.join(self._options.run_dir, NOTIFY_NAME),
+            environment=self._environment,
             record=os.path.join(self._options.run_dir, record.NAME),
             log=self._log,
             output=self._output,

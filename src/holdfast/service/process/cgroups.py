@@ -67,6 +67,10 @@ class Hierarchy:
             if pids:
                 yield _unit_name(name), pids
 
+    def shown(self, unit: str) -> str:
+        """The unit's group as /proc/PID/cgroup has it: what `ControlGroup=` is."""
+        return _relative(self.path)[1] + _file_name(unit)
+
     def remove(self) -> None:
         """The directory itself, when it is empty."""
         try:
@@ -197,6 +201,18 @@ def _unit_name(name: str) -> str:
     return name.removeprefix("_")
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a group takes; None: not counted here."""
+
+    memory: int | None = None
+    """Bytes."""
+    tasks: int | None = None
+    tasks_max: int | None = None
+    """None: no limit."""
+    cpu_nsec: int | None = None
+
+
 class Group:
     """One unit's group; it need not exist."""
 
@@ -274,6 +290,23 @@ class Group:
             pass
         return -1
 
+    def usage(self) -> Usage:
+        """Now; v2 only. May take a moment on large machines: not for the loop."""
+        cpu = self._event("usage_usec", f"{self.path}/cpu.stat")
+        return Usage(
+            self._number("memory.current"),
+            self._number("pids.current"),
+            self._number("pids.max"),
+            cpu * 1000 if cpu >= 0 else None,
+        )
+
+    def _number(self, name: str) -> int | None:
+        try:
+            with open(f"{self.path}/{name}", encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):  # "max"
+            return None
+
     def kill(self) -> bool:
         """SIGKILL to all at once, those just being born included (v2, Linux 5.14). False: not possible."""
         try:
@@ -300,6 +333,16 @@ class Group:
                 refused.append(key)
         return refused
 
+    def renew(self, exe: ExecSettings) -> list[str]:
+        """As `limit`, for a group that has had limits: those that do not count any more are lifted."""
+        if self.unified:
+            for file, text in _NO_LIMITS.items():
+                try:
+                    _write(f"{self.path}/{file}", text)
+                except OSError:
+                    continue
+        return self.limit(exe)
+
     def remove(self) -> None:
         """With groups below, as far as they are empty."""
         for path in sorted(self._all(), key=len, reverse=True):
@@ -308,6 +351,12 @@ class Group:
             except OSError as error:
                 if error.errno not in (errno.EBUSY, errno.ENOENT, errno.ENOTEMPTY):
                     log.debug("%s: %s", path, error.strerror)
+
+
+_NO_LIMITS: Final = {
+    "memory.min": "0", "memory.low": "0", "memory.high": "max", "memory.max": "max", "memory.swap.max": "max",
+    "pids.max": "max", "cpu.max": f"max {CPU_PERIOD_USEC}", "cpu.weight": "100", "io.weight": "default 100",
+}  # fmt: skip
 
 
 def _settings(exe: ExecSettings) -> Iterator[tuple[str, str, str]]:
@@ -323,7 +372,7 @@ def _settings(exe: ExecSettings) -> Iterator[tuple[str, str, str]]:
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             yield key, file, str(amount.of(total))
     if exe.tasks_max != unlimited:
-        yield "TasksMax", "pids.max", str(exe.tasks_max.of(_tasks()))
+        yield "TasksMax", "pids.max", str(exe.tasks_max.of(tasks_limit()))
     if exe.cpu_quota.endswith("%") and exe.cpu_quota[:-1].isdecimal():
         quota = int(exe.cpu_quota[:-1]) * CPU_PERIOD_USEC // 100
         yield "CPUQuota", "cpu.max", f"{quota} {CPU_PERIOD_USEC}"
@@ -333,7 +382,9 @@ def _settings(exe: ExecSettings) -> Iterator[tuple[str, str, str]]:
         yield "IOWeight", "io.weight", f"default {exe.io_weight}"
 
 
-def _tasks() -> int:
+@functools.cache
+def tasks_limit() -> int:
+    """What a share of `TasksMax=` is of."""
     try:
         with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
             return int(file.read())

@@ -26,9 +26,11 @@ from holdfast.service import events
 from holdfast.service.events import Event
 from holdfast.service.exit_status import Exit
 from holdfast.service.process import cgroups, kernel, leftovers
+from holdfast.service.process.calls import Call, Calls
 from holdfast.service.process.children import Child, Children
 from holdfast.service.process.deaths import Deaths
 from holdfast.service.process.directories import Remover
+from holdfast.service.process.environment_files import MAX_WAIT_S, Found, not_read, read_files
 from holdfast.service.process.fd_store import FdStore
 from holdfast.service.process.forker import Forker
 from holdfast.service.process.inotify import MODIFY, Inotify
@@ -47,11 +49,13 @@ from holdfast.service.process.log_limit import LogLimit
 from holdfast.service.process.notify_socket import Message, NotifySocket
 from holdfast.service.process.output import Line, OutputPipe
 from holdfast.service.process.pid_file import (
+    PidFile,
     PidFileError,
     PidFileWatch,
     check_target,
     full_path,
     read_pid_file,
+    remove_pid_file,
 )
 from holdfast.service.process.plan import (
     BASES,
@@ -64,10 +68,11 @@ from holdfast.service.process.plan import (
 )
 from holdfast.service.process.record import Record, run_tag
 from holdfast.service.process.record import read as read_record
-from holdfast.service.process.setup import IDLE_LIMIT_S
+from holdfast.service.process.setup import ABOUT_TO_EXECUTE, IDLE_LIMIT_S
 from holdfast.service.run import Members
 from holdfast.service.settings import UnitFile
 from holdfast.service.values import Limit
+from holdfast.timespan import INFINITY, USEC_PER_SEC
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +84,8 @@ MAX_POSTPONED: Final = 256
 """Messages of a unit that wait until its new process is known; what comes after is told at once."""
 MAX_LEFT_OVER: Final = 16
 """Processes of an earlier run that are named in the log."""
+LAST_CALLS_S: Final = 1.0
+"""For the removal of PID files at the end; those that hang are left."""
 DRAIN_TURNS: Final = 16
 """Of a pipe, before a death is told: what fits into it, unless its lines are very short."""
 _LEVELS: Final = {3: logging.ERROR, 4: logging.WARNING, 5: logging.INFO, 6: logging.INFO, 7: logging.DEBUG}
@@ -130,10 +137,24 @@ class HostSettings:
     """A line about a unit: unit, text, syslog level."""
     output: Callable[[Line], None] = _log_output
     """A line of a service."""
+    read_environment_files: Callable[[Sequence[str]], Found] = read_files
+    """In a thread."""
+    read_pid_file: Callable[[str], PidFile] = read_pid_file
+    """In a thread."""
     sockets: Callable[[str], Sequence[tuple[str, int]]] = _no_sockets
     """Names and descriptors of a unit's socket activation; they stay the caller's."""
     variables: Callable[[str], Mapping[str, str]] = _no_variables
     """REMOTE_ADDR, TRIGGER_UNIT, MONITOR_... of a unit's next process."""
+
+
+@dataclass(slots=True)
+class _Status:
+    """What a child has told of its set-up so far."""
+
+    pid: int
+    unit: str
+    action: events.Spawn
+    said: bytes = b""
 
 
 @dataclass(slots=True)
@@ -156,6 +177,8 @@ class _Unit:
     sessions: set[int] = field(default_factory=set)
     pid_file: PidFileWatch | None = None
     pid_file_text: str = ""
+    reading: Call | None = None
+    """Its environment files are being read for a process that is to be started."""
     held: list[int] = field(default_factory=list)
     pipes: list[OutputPipe] = field(default_factory=list)
     log_limit: LogLimit | None = None
@@ -187,12 +210,13 @@ class ProcessHost:
         self._first_mark = FIRST_MARK + (int.from_bytes(os.urandom(MARK_RANDOM_BITS // 8)) << MARK_UNIT_BITS)
         self._record = Record(self.settings.record, self._first_mark)
         self._sessions: dict[int, str] = {}
-        self._statuses: dict[int, tuple[int, str, events.Spawn]] = {}
+        self._statuses: dict[int, _Status] = {}
         self._inotify = Inotify()
         self._spawning: dict[str, int] = {}
         self._postponed: dict[str, list[Message]] = {}
         self._notify = NotifySocket(self.settings.notify_socket, self._message)
         self._forker = Forker()
+        self._calls = Calls()
         self._store = FdStore()
         self._remover = Remover()
         self._children = Children(self.unit_of, self._before_exit, self._exited)
@@ -240,11 +264,13 @@ class ProcessHost:
         self._notify.close()
         self._closed = True
         self._deaths.stop()
+        for unit in self._units.values():
+            self._stop_pid_file(unit)
+        self._calls.close()
         self._forker.close(self._deaths.join)
         for fd in list(self._statuses):
             self._forget_status(fd)
         for unit in self._units.values():
-            self._stop_pid_file(unit)
             for pipe in list(unit.pipes):
                 pipe.read()
                 pipe.close()
@@ -262,6 +288,7 @@ class ProcessHost:
         if self._claimed is not None:
             self._claimed.release()
         await self._remover.close()
+        await self._calls.returned(LAST_CALLS_S)
 
     # -- what others ask ---------------------------------------------------------------------------------------
 
@@ -271,6 +298,17 @@ class ProcessHost:
         if self._hierarchy is None:
             return "lineage"
         return "cgroup v2" if self._hierarchy.unified else "cgroup v1"
+
+    def control_group(self, unit: str) -> tuple[str, cgroups.Group] | None:
+        """The unit's group while it has one, with its name as the kernel tells it."""
+        known = self._units.get(unit)
+        if known is None or known.group is None or self._hierarchy is None or not known.group.exists:
+            return None
+        return self._hierarchy.shown(unit), known.group
+
+    def directories(self, file: UnitFile, kind: str) -> list[str]:
+        """What `RuntimeDirectory=` and its like make; `kind`: a key of `HostSettings.bases`."""
+        return [f"{self.settings.bases[kind]}/{name}" for name in directory_names(file.exec, kind)]
 
     def members(self, unit: str) -> Members:
         """The unit's view of its living processes."""
@@ -390,8 +428,15 @@ class ProcessHost:
                 self._stop_pid_file(self._units[unit])
         elif isinstance(action, events.Cleanup):
             self._cleanup(self._unit(unit), file, action.restarting)
+        elif isinstance(action, events.GiveUp):
+            self._give_up(unit)
         elif isinstance(action, events.StoreFds):
             self._store_fds(self._unit(unit), file, action)
+
+    def _give_up(self, name: str) -> None:
+        call = self._unit(name).reading
+        if call is not None:
+            self._loop.call_soon(self._calls.give_up, name, call)
 
     def _unit(self, name: str) -> _Unit:
         unit = self._units.get(name)
@@ -423,6 +468,27 @@ class ProcessHost:
         self._killer.stop(name)
         if not unit.in_run:
             self._begin_run(unit, file)
+        self._spawning[name] = self._spawning.get(name, 0) + 1
+        patterns = file.exec.environment_file
+        if patterns or self._calls.is_busy(name):
+            read = functools.partial(self.settings.read_environment_files, patterns)
+            call = Call(read, functools.partial(self._have_read, unit, file, action), not_read)
+            unit.reading = call
+            self._calls.run(name, call, _time_for(file, action))
+        else:
+            self._launch(unit, file, action, {})
+
+    def _have_read(self, unit: _Unit, file: UnitFile, action: events.Spawn, found: Found) -> None:
+        unit.reading = None
+        for text, level in found.remarks:
+            self.settings.log(unit.name, text, level)
+        if found.error:
+            self._not_spawned(unit.name, [], None, PlanError(found.error))
+        else:
+            self._launch(unit, file, action, found.variables)
+
+    def _launch(self, unit: _Unit, file: UnitFile, action: events.Spawn, from_files: Mapping[str, str]) -> None:
+        name = unit.name
         fds: list[int] = []
         pipe: OutputPipe | None = None
         try:
@@ -435,46 +501,53 @@ class ProcessHost:
             limit = self._log_limit(unit, file)
             output = self.settings.output
             pipe = OutputPipe(name, file.exec, action.command.path, output, self._pipe_ended, limit)
-            around = self._surroundings(unit, file, action, fds[1], group_fd, pipe)
+            around = self._surroundings(unit, file, action, fds[1], group_fd, pipe, from_files)
             plan = make_plan(file, action, around, self._logger(name))
             self._forker.spawn(plan, functools.partial(self._answered, unit, action, fds, pipe))
         except (PlanError, OSError) as error:
             self._not_spawned(name, fds, pipe, error)
-        else:
-            self._spawning[name] = self._spawning.get(name, 0) + 1
 
     def _not_spawned(self, name: str, fds: list[int], pipe: OutputPipe | None, error: Exception) -> None:
         _close_all(fds)
         if pipe is not None:
             pipe.abandon()
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        self._spawn_over(name)
         self._deliver(name, events.SpawnFailed(reason))
+        self._let_wait_no_longer(name)
+
+    def _spawn_over(self, name: str) -> None:
+        self._spawning[name] -= 1
+        if not self._spawning[name]:
+            del self._spawning[name]
+
+    def _let_wait_no_longer(self, name: str) -> None:
+        """Who waited for the answer, which was told."""
+        for message in self._postponed.pop(name, ()):
+            self._tell(name, message)
+        self._children.let_go()
 
     def _answered(
         self, unit: _Unit, action: events.Spawn, fds: list[int], pipe: OutputPipe, pid: int, error: OSError | None
     ) -> None:
         """By the forker. `fds`: the status pipe's reading end, then what is the child's now."""
         name = unit.name
-        self._spawning[name] -= 1
-        if not self._spawning[name]:
-            del self._spawning[name]
         if error is not None:
             self._not_spawned(name, fds, pipe, error)
-        else:
-            reading = fds.pop(0)
-            _close_all(fds)
-            pipe.begin(pid)
-            unit.pipes.append(pipe)
-            unit.sessions.add(pid)
-            self._sessions[pid] = name
-            self._children.add(pid, name, action.role, action.main)
-            self._write_down(unit, pid)
-            self._statuses[reading] = (pid, name, action)
-            self._loop.add_reader(reading, self._status_readable, reading)
-            self._deliver(name, events.Spawned(pid))
-        for message in self._postponed.pop(name, ()):
-            self._tell(name, message)
-        self._children.let_go()
+            return
+        self._spawn_over(name)
+        reading = fds.pop(0)
+        _close_all(fds)
+        pipe.begin(pid)
+        unit.pipes.append(pipe)
+        unit.sessions.add(pid)
+        self._sessions[pid] = name
+        self._children.add(pid, name, action.role, action.main)
+        self._write_down(unit, pid)
+        self._statuses[reading] = _Status(pid, name, action)
+        self._loop.add_reader(reading, self._status_readable, reading)
+        self._deliver(name, events.Spawned(pid))
+        self._let_wait_no_longer(name)
 
     def _write_down(self, unit: _Unit, pid: int) -> None:
         if not self.settings.record:
@@ -534,7 +607,14 @@ class ProcessHost:
         return refused
 
     def _surroundings(
-        self, unit: _Unit, file: UnitFile, action: events.Spawn, status: int, group_fd: int, pipe: OutputPipe
+        self,
+        unit: _Unit,
+        file: UnitFile,
+        action: events.Spawn,
+        status: int,
+        group_fd: int,
+        pipe: OutputPipe,
+        from_files: Mapping[str, str],
     ) -> Surroundings:
         settings, service = self.settings, file.service
         assert service is not None
@@ -549,6 +629,7 @@ class ProcessHost:
         return Surroundings(
             environment=settings.environment,
             inherited=os.environ,
+            from_files=from_files,
             variables=variables,
             bases=settings.bases,
             limits=limits,
@@ -570,18 +651,22 @@ class ProcessHost:
         return self._idle[0]
 
     def _status_readable(self, fd: int) -> None:
-        """Of one child: nothing means that the program runs; else what failed."""
-        _pid, unit, action = self._statuses[fd]
+        """Of one child: at the end of the pipe the program runs, or a step has failed, or it was killed before."""
+        status = self._statuses[fd]
         try:
-            data = os.read(fd, MAX_STATUS)
+            while len(status.said) <= MAX_STATUS and (data := os.read(fd, MAX_STATUS)):
+                status.said += data
         except BlockingIOError:
             return
         self._forget_status(fd)
-        if not data:
-            if action.main:
+        unit, action = status.unit, status.action
+        failure = status.said.removeprefix(ABOUT_TO_EXECUTE)
+        if not failure:
+            # Without a word it was killed in its set-up: its end says so.
+            if action.main and status.said:
                 self._deliver(unit, events.Execed())
             return
-        step, reason = marshal.loads(data)
+        step, reason = marshal.loads(failure)
         path = action.command.path
         if step == "EXEC":
             self.settings.log(unit, f"Failed to locate executable {path}: {reason}", 3)
@@ -603,8 +688,8 @@ class ProcessHost:
 
     def _before_exit(self, child: Child) -> None:
         """What it said before it died counts first."""
-        for fd, (pid, _unit, _action) in list(self._statuses.items()):
-            if pid == child.pid:
+        for fd, status in list(self._statuses.items()):
+            if status.pid == child.pid:
                 self._status_readable(fd)
         unit = self._units.get(child.unit)
         for pipe in list(unit.pipes) if unit else ():
@@ -663,16 +748,14 @@ class ProcessHost:
 
     def _read_pid_file(self, unit: _Unit, path: str) -> None:
         self._stop_pid_file(unit)
-        unit.pid_file = PidFileWatch(self._inotify, path, lambda: self._pid_file_changed(unit, path))
         unit.pid_file_text = ""
-        # Not from within `perform`: the state machine is in the midst of its actions.
-        self._loop.call_soon(self._pid_file_changed, unit, path)
+        tell = functools.partial(self._pid_file_says, unit, path)
+        unit.pid_file = PidFileWatch(self._calls, unit.name, path, tell, self.settings.read_pid_file)
 
-    def _pid_file_changed(self, unit: _Unit, path: str) -> None:
-        if unit.pid_file is None:
-            return
+    def _pid_file_says(self, unit: _Unit, path: str, found: PidFile | PidFileError) -> None:
         try:
-            found = read_pid_file(path)
+            if isinstance(found, PidFileError):
+                raise found
             note = check_target(found, path, lambda pid: self._belongs(unit.name, pid), os.getpid())
         except PidFileError as error:
             if str(error) != unit.pid_file_text:
@@ -777,10 +860,9 @@ class ProcessHost:
         unit.in_run = False
         self._stop_pid_file(unit)
         if service.pid_file:
-            try:
-                os.unlink(full_path(service.pid_file))
-            except OSError:
-                pass
+            remove = functools.partial(remove_pid_file, full_path(service.pid_file))
+            # The next process of the unit is started after it: see `_spawn`.
+            self._calls.run(unit.name, Call(remove, lambda _: None, lambda _: None))
         preserve = file.exec.runtime_directory_preserve
         if not (preserve in ("yes", "true", "1", "on") or (preserve == "restart" and restarting)):
             base = self.settings.bases["runtime"]
@@ -806,6 +888,14 @@ class ProcessHost:
                     self._inotify.forget(watch, unit.name)
             unit.group_watch = unit.oom_watch = -1
             unit.group.remove()
+
+
+def _time_for(file: UnitFile, action: events.Spawn) -> float:
+    """Seconds that the unit gives a process of this role to begin."""
+    assert file.service is not None
+    stopping = action.role in (events.Role.STOP, events.Role.STOP_POST)
+    usec = file.service.timeout_stop_sec if stopping else file.service.timeout_start_sec
+    return MAX_WAIT_S if usec == INFINITY else usec / USEC_PER_SEC
 
 
 def _claim_hierarchy(settings: HostSettings) -> cgroups.Claimed | None:

@@ -25,14 +25,14 @@ class Inotify:
     """To be closed. A watched directory may have several callbacks; each is called once per turn at most."""
 
     def __init__(self) -> None:
-        self._fd = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._fd = create()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._fd, self._readable)
         self._callbacks: dict[int, dict[object, Callable[[], None]]] = {}
 
     def watch(self, path: str, mask: int, key: object, callback: Callable[[], None]) -> int:
         """A number for `forget`. OSError."""
-        number = _check(_libc.inotify_add_watch(self._fd, os.fsencode(path), ctypes.c_uint32(mask)))
+        number = add(self._fd, path, mask)
         self._callbacks.setdefault(number, {})[key] = callback
         return number
 
@@ -71,6 +71,24 @@ class Inotify:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._callbacks.clear()
+
+
+def create() -> int:
+    """A descriptor. OSError."""
+    return _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+
+def add(fd: int, path: str, mask: int) -> int:
+    """The number of a watch. It looks the path up, which may take any time. OSError."""
+    return _check(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)))
+
+
+def drain(fd: int) -> None:
+    """Forget all events that are there, as far as one read goes."""
+    try:
+        os.read(fd, _READ_BYTES)
+    except BlockingIOError:
+        pass
 
 
 def _check(result: int) -> int:

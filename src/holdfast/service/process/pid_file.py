@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from holdfast.service.process.inotify import ATTRIB, CLOSE_WRITE, CREATE, MODIFY, MOVED_TO, Inotify
+from holdfast.service.process.calls import Call, Calls
+from holdfast.service.process.inotify import ATTRIB, CLOSE_WRITE, CREATE, MODIFY, MOVED_TO, add, create, drain
 from holdfast.service.process.lineage import read_entry
 
 MAX_BYTES: Final = 128
+LOOK_S: Final = 1.0
 _MASK: Final = CREATE | MOVED_TO | CLOSE_WRITE | ATTRIB | MODIFY
 
 
@@ -52,6 +55,14 @@ def read_pid_file(path: str) -> PidFile:
     if not text.isdigit() or len(text) > 10 or int(text) < 1:
         raise PidFileError(f"Failed to parse PID from file {path}: Invalid argument")
     return PidFile(int(text), found.st_uid)
+
+
+def remove_pid_file(path: str) -> None:
+    """If there is one."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def check_target(file: PidFile, path: str, belongs: Callable[[int], bool], own: int) -> str:
@@ -99,34 +110,98 @@ def has_unsafe_link(path: str) -> bool:
 
 
 class PidFileWatch:
-    """Calls back when something happens where the file is, or will be."""
+    """Tells what the file says, and again when something happens where it is, or will be. It is looked at in a
+    thread; with a descriptor of its own for inotify, so that the thread shares nothing.
+    """
 
-    def __init__(self, inotify: Inotify, path: str, callback: Callable[[], None]) -> None:
-        self._inotify = inotify
+    def __init__(
+        self,
+        calls: Calls,
+        unit: str,
+        path: str,
+        tell: Callable[[PidFile | PidFileError], None],
+        read: Callable[[str], PidFile] = read_pid_file,
+    ) -> None:
+        """`tell` is called later, never from here. `read`: in a thread; PidFileError."""
+        self._calls = calls
+        self._unit = unit
         self._path = path
-        self._callback = callback
-        self._numbers: list[int] = []
-        self._arm()
+        self._tell = tell
+        self._read = read
+        self._loop = asyncio.get_running_loop()
+        self._call: Call | None = None
+        self._again = False
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        try:
+            self._fd = create()
+            self._loop.add_reader(self._fd, self._happened)
+        except OSError:
+            # The kernel has a limit of these: then we look from time to time.
+            self._fd = -1
+        self._look()
 
-    def _arm(self) -> None:
-        """The directory and, while it does not exist, the nearest one above."""
-        directory = os.path.dirname(self._path) or "/"
-        while True:
-            try:
-                self._numbers.append(self._inotify.watch(directory, _MASK, self, self._happened))
-                return
-            except OSError:
-                if directory in ("/", ""):
-                    return
-                directory = os.path.dirname(directory)
+    def _look(self) -> None:
+        self._again = False
+        self._call = Call(self._in_thread, self._looked, lambda number: None, self._let_go)
+        self._calls.run(self._unit, self._call)
+
+    def _in_thread(self) -> PidFile | PidFileError:
+        """First the watch, then the file: what happens between is seen."""
+        if self._fd >= 0:
+            _watch(self._fd, self._path)
+        try:
+            return self._read(self._path)
+        except PidFileError as error:
+            return error
+
+    def _looked(self, found: PidFile | PidFileError | None) -> None:
+        self._call = None
+        if self._closed:
+            return
+        if self._again:
+            self._look()
+        elif self._fd < 0:
+            self._timer = self._loop.call_later(LOOK_S, self._look)
+        if found is not None:
+            self._tell(found)
 
     def _happened(self) -> None:
-        self.close()
-        self._arm()
-        self._callback()
+        drain(self._fd)
+        if self._call is None:
+            self._look()
+        else:
+            self._again = True
 
     def close(self) -> None:
-        """No callback any more."""
-        for number in self._numbers:
-            self._inotify.forget(number, self)
-        self._numbers.clear()
+        """Nothing is told any more."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+        if self._call is None:
+            self._let_go()
+        else:
+            # The descriptor is the thread's as long as that has not come back.
+            self._calls.give_up(self._unit, self._call)
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _watch(fd: int, path: str) -> None:
+    """The directory or, while it does not exist, the nearest one above."""
+    directory = os.path.dirname(path) or "/"
+    while True:
+        try:
+            add(fd, directory, _MASK)
+            return
+        except OSError:
+            if directory in ("/", ""):
+                return
+            directory = os.path.dirname(directory)

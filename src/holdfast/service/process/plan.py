@@ -1,12 +1,11 @@
-"""From a unit's settings and a Spawn to what the child shall do: pure, but for environment files (spec supervisor
-3.3, 4.2, 11.2). `setup.py` says what the mapping has.
+"""From a unit's settings and a Spawn to what the child shall do: pure (spec supervisor 4.2, 11.2). `setup.py` says
+what the mapping has.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, Final
 
 from holdfast.service.capability import ALL
 from holdfast.service.commands import expand, unset_variables
-from holdfast.service.environment import MAX_FILE_BYTES, EnvironmentFileError, parse_file
 from holdfast.service.events import Role, Spawn
 from holdfast.service.settings import ExecSettings, UnitFile
 from holdfast.service.values import Limit
@@ -23,7 +21,6 @@ from holdfast.timespan import INFINITY, TimeSpanError, parse_timespan
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SEARCH: Final = tuple(DEFAULT_PATH.split(":"))
 MAX_FDS: Final = 4096
-MAX_ENVIRONMENT_FILES: Final = 256
 LIMIT_NUMBERS: Final = {
     name: number
     for number, name in enumerate(
@@ -61,6 +58,8 @@ class Surroundings:
     """Of the manager, for all children."""
     inherited: Mapping[str, str]
     """The manager's own, for PassEnvironment=."""
+    from_files: Mapping[str, str] = field(default_factory=dict)
+    """Of EnvironmentFile=."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """INVOCATION_ID, NOTIFY_SOCKET and what else this run has."""
     bases: Mapping[str, str] = field(default_factory=lambda: BASES)
@@ -117,7 +116,7 @@ def make_plan(file: UnitFile, action: Spawn, around: Surroundings, log: Callable
     early |= action.variables
     late = {name: around.inherited[name] for name in exe.pass_environment if name in around.inherited}
     late |= dict(exe.environment)
-    late |= read_environment_files(exe.environment_file, log)
+    late |= around.from_files
     sockets = list(around.sockets) if action.main else []
     if len(sockets) > MAX_FDS:
         log(f"More than {MAX_FDS} descriptors, the rest is not passed.", 4)
@@ -172,36 +171,6 @@ def make_plan(file: UnitFile, action: Spawn, around: Surroundings, log: Callable
         "ignore_sigpipe": exe.ignore_sigpipe,
     }
     return Plan(body, fds)
-
-
-def read_environment_files(patterns: Sequence[str], log: Callable[[str, int], None]) -> dict[str, str]:
-    """The variables of all files, later ones first in rank. PlanError when one is missing that may not be."""
-    found: dict[str, str] = {}
-    for written in patterns:
-        pattern = written.removeprefix("-")
-        paths = sorted(glob.glob(pattern)) if any(char in pattern for char in "*?[") else [pattern]
-        try:
-            if not paths:
-                raise FileNotFoundError(2, os.strerror(2))
-            for path in paths[:MAX_ENVIRONMENT_FILES]:
-                values, skipped = parse_file(_read(path))
-                for entry in skipped:
-                    log(f"Ignoring invalid environment assignment '{entry}': {path}", 4)
-                found |= values
-        except (OSError, EnvironmentFileError) as error:
-            if written.startswith("-"):
-                continue
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            log(f"Failed to load environment files: {reason}", 4)
-            raise PlanError(reason) from None
-    return found
-
-
-def _read(path: str) -> bytes:
-    # A FIFO without a writer must not hold up the loop.
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(fd, "rb") as file:
-        return file.read(MAX_FILE_BYTES + 1) or b""
 
 
 def directory_names(exe: ExecSettings, kind: str) -> list[str]:

@@ -51,6 +51,10 @@ CODES = {
     "CACHE_DIRECTORY": 239, "LOGS_DIRECTORY": 240, "CONFIGURATION_DIRECTORY": 241,
 }  # fmt: skip
 """Exit status of a child that fails at a step (7.3)."""
+ABOUT_TO_EXECUTE = b"!"
+"""The last that the status pipe gets: its end without this means that the child was killed before. No marshalled
+failure begins with it; one that follows says why the program could not be executed.
+"""
 FIRST_FD = 3
 IDLE_LIMIT_S = 5.0
 TTY_RETRY_S = 0.1
@@ -70,7 +74,9 @@ class StepError(Exception):
 
 
 def become(plan: Mapping[str, Any], fds: list[int]) -> NoReturn:
-    """Never returns: executes, or tells the status pipe (step, reason) and exits with the step's code."""
+    """Never returns: executes, or tells the status pipe (step, reason) and exits with the step's code. Before it
+    executes it says that it will: see ABOUT_TO_EXECUTE.
+    """
     code = 255
     try:
         try:
@@ -120,6 +126,7 @@ class _Child:
             argv = [word.replace(mark, self.user_variables.get(name, "")) for word in argv]
         path = self._step("EXEC", self._located)
         self._step("SIGNAL_MASK", signal.pthread_sigmask, signal.SIG_SETMASK, ())
+        os.write(self.received[plan["status"]], ABOUT_TO_EXECUTE)
         self._step("EXEC", os.execve, path, argv, environment)
 
     def _step(self, step: str, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -254,6 +254,8 @@ class Kill:
     hangup: bool = False
     resume: bool = True
     """False: no SIGCONT; a user who asks for SIGSTOP means it."""
+    everybody: bool = field(default=False, compare=False)
+    """The whole unit is meant, also those that are born meanwhile; `pids` is only who was seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,7 +260,9 @@ def _send(run: Run, state: State, targets: frozenset[int]) -> None:
     if not gentle:
         for pid in sorted(targets):
             run.act(Log(f"Killing process {pid} with signal SIG{signal_name(signal)}.", 5, pid=pid))
-    run.act(Kill(targets, signal, kill.send_sighup and gentle))
+    last = state in (State.STOP_SIGKILL, State.FINAL_SIGKILL)
+    everybody = kill.kill_mode == "control-group" or (kill.kill_mode == "mixed" and last)
+    run.act(Kill(targets, signal, kill.send_sighup and gentle, everybody=everybody))
 
 
 def enter_stop_post(run: Run, result: Result = Result.SUCCESS) -> None:

@@ -162,7 +162,7 @@ class Life:
             for unit, pids in living.items():
                 file = self.manager.core.graph.unit(unit).file
                 if file is not None:
-                    self.manager.host.perform(unit, file, Kill(pids, number))
+                    self.manager.host.perform(unit, file, Kill(pids, number, everybody=True))
             await self._all_gone(limit)
         for unit, pids in self.manager.living().items():
             log.error("%s: processes %s survive SIGKILL", unit, ", ".join(map(str, sorted(pids))))

@@ -31,6 +31,7 @@ from holdfast.service.manager.loading import Loader
 from holdfast.service.manager.log_level import LogLevel
 from holdfast.service.manager.log_store import LogStore
 from holdfast.service.manager.starvation import Starvation
+from holdfast.service.phases import SIGKILL
 from holdfast.service.process.plan import DEFAULT_PATH
 from holdfast.service.queue import Job, JobDone
 from holdfast.service.settings import Condition
@@ -243,7 +244,8 @@ class Manager:
             control = frozenset({run.control_pid} - {0})
             pids = {"main": main, "control": control}.get(whom, run.members() | main | control)
         if pids and file is not None:
-            self.host.perform(unit, file, Kill(pids, signal, resume=False))
+            everybody = whom == "all" and signal == SIGKILL
+            self.host.perform(unit, file, Kill(pids, signal, resume=False, everybody=everybody))
         elif whom != "all":
             raise ProcessLookupError(f"No {whom} process to kill")
 

@@ -454,7 +454,9 @@ class ProcessHost:
         return self.unit_of(pid) == unit
 
     def _means_everybody(self, unit: str, file: UnitFile, action: events.Kill) -> bool:
-        """Whether those born meanwhile are meant too."""
+        """Whether those born meanwhile are meant too. Not only by who is there now: a bomb has grown since."""
+        if action.everybody:
+            return True
         mode = file.kill.kill_mode
         if mode == "mixed" and action.signal == file.kill.final_kill_signal:
             mode = "control-group"

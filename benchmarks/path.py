@@ -245,6 +245,8 @@ def main() -> None:
         nodes = FilePath(nodes_file).read_text().splitlines()
         work(nodes, int(number), int(interval_s), float(seconds), str(FilePath(nodes_file).parent))
         return
+    if not arguments.no_idle and arguments.seconds <= IDLE_S:
+        parser.error(f"an idle path is looked at every {IDLE_S} s: --seconds above that, or --no-idle")
     found: list[Found] = []
     with tempfile.TemporaryDirectory(dir=arguments.on) as directory:
         folder = FilePath(directory)

@@ -10,13 +10,10 @@ Both are asked with the real client. Nothing of a daemon is left in the guest at
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
-
-import pytest
 
 from holdfast.path import dm_text
 from tests.guest.machine import GuestError
@@ -32,14 +29,8 @@ COMMANDS: Final = {
     "multipathd": ("multipathd", "-d"),
     "holdfast": (PYTHON, "-m", "holdfast", "path", "daemon", "--foreground", "--config", OUR_CONF),
 }
-IS_THERE: Final = importlib.util.find_spec("holdfast.path.daemon.core") is not None
-DAEMONS: Final = [
-    pytest.param("multipathd"),
-    pytest.param("holdfast", marks=[] if IS_THERE else [pytest.mark.skip("no path daemon")]),
-]
+DAEMONS: Final = ["multipathd", "holdfast"]
 """For parametrize: each case with either."""
-OURS: Final = pytest.mark.guest if IS_THERE else pytest.mark.skip("no path daemon")
-"""For cases that need ours."""
 START_LIMIT_S: Final = 180.0
 STEP_LIMIT_S: Final = 120.0
 PAUSE_S: Final = 0.3

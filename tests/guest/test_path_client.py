@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.guest import path_lab, path_results
 from tests.guest.lab import Lab
-from tests.guest.path_daemons import IS_THERE, MAP, PathDaemon, conf, running
+from tests.guest.path_daemons import MAP, PathDaemon, conf, running
 from tests.guest.path_lab import DEBUG_DEVICES, PYTHON
 
 PATH_WILDCARDS: Final = "wdDitTosczpSMmNRnrahGg0PIL"
@@ -150,8 +150,6 @@ def _compared(
 def test_every_show_command(lab: Lab) -> None:
     paths = path_lab.debug_paths(lab)
     real = _of(paths, "multipathd")
-    if not IS_THERE:
-        return
     same_words = _compared(real, _of(paths, "holdfast", "--as", "0.9.4"), ON_PURPOSE)
     own_words = _compared(real, _of(paths, "holdfast"), OTHER_WORDS)
     lab.record(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.guest import path_lab, path_results
 from tests.guest.lab import Lab
-from tests.guest.path_daemons import IS_THERE, PathDaemon, conf, running
+from tests.guest.path_daemons import DAEMONS, PathDaemon, conf, running
 
 WINDOW_S: Final = 30.0
 CLOCK_TICKS: Final = 100
@@ -39,7 +39,7 @@ def test_cost(lab: Lab, count: int) -> None:
     text = conf(
         force_sync="", max_polling_interval="1", path_grouping_policy="group_by_prio", no_path_retry="fail"
     )
-    for kind in ("multipathd", *(["holdfast"] if IS_THERE else [])):
+    for kind in DAEMONS:
         with running(paths, kind, text) as daemon:
             cost = _cost(daemon, count)
         lab.record(f"{kind}, {count} paths checked each second: {cost}")

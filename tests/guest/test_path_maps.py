@@ -9,7 +9,7 @@ import pytest
 
 from tests.guest import path_lab, path_results
 from tests.guest.lab import Lab
-from tests.guest.path_daemons import IS_THERE, MAP, PathDaemon, conf, running
+from tests.guest.path_daemons import MAP, PathDaemon, conf, running
 from tests.guest.path_lab import DEBUG_DEVICES, DEBUG_WWID, Paths
 
 VARIANTS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -89,11 +89,10 @@ def test_maps_are_equal(lab: Lab, variants: tuple[str, ...]) -> None:
     for variant in variants:
         real = _of(paths, "multipathd", variant)
         assert real["table"], variant
-        if IS_THERE:
-            ours = _of(paths, "holdfast", variant)
-            differ += [
-                f"{variant}, {what}:\n  multipathd {real[what]!r}\n  holdfast   {ours[what]!r}"
-                for what in real
-                if real[what] != ours[what]
-            ]
+        ours = _of(paths, "holdfast", variant)
+        differ += [
+            f"{variant}, {what}:\n  multipathd {real[what]!r}\n  holdfast   {ours[what]!r}"
+            for what in real
+            if real[what] != ours[what]
+        ]
     assert not differ, "\n".join(differ)

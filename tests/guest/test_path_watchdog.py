@@ -10,7 +10,6 @@ from tests.guest.lab import Lab
 from tests.guest.path_daemons import (
     COMMANDS,
     MAP,
-    OURS,
     START_LIMIT_S,
     STEP_LIMIT_S,
     PathDaemon,
@@ -45,7 +44,6 @@ def _pings(paths: Paths, count: int) -> None:
         paths.guest.wait_for_line("notify WATCHDOG=1", STEP_LIMIT_S, after=len(paths.guest.console))
 
 
-@OURS
 def test_hung_path_and_blocked_loop(lab: Lab) -> None:
     paths = path_lab.shared_paths(lab, PATHS)
     guest = paths.guest

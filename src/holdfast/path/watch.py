@@ -444,7 +444,8 @@ class MapWatch:
             return
         try:
             answer = self._prioritize(path, path.timeout_s)
-        except Exception:
+        except Exception:  # somebody else's prioritizer: its mistake is an undefined priority
+            _log.exception("%s: %s: the prioritizer failed", self.map.name, path.dev)
             answer = -1
         if isinstance(answer, int):
             self._take_priority(path, answer)
@@ -456,7 +457,11 @@ class MapWatch:
         try:
             async with asyncio.timeout(path.timeout_s + GUARD_S):
                 priority = await answer
-        except Exception:  # including TimeoutError: an error of the prioritizer
+        except (OSError, TimeoutError) as error:
+            _log.info("%s: %s: no priority: %r", self.map.name, path.dev, error)
+            priority = -1
+        except Exception:
+            _log.exception("%s: %s: the prioritizer failed", self.map.name, path.dev)
             priority = -1
         finally:
             self._asking.pop(path, None)

@@ -181,7 +181,8 @@ class Watches:
                     async with asyncio.timeout(FIRST_CHECK_S):
                         answer = self._priority(record, path.info, path.plan, FIRST_CHECK_S)
                         priority = answer if isinstance(answer, int) else await answer
-                except Exception:  # including TimeoutError: asked again with the next check
+                except Exception as error:  # including TimeoutError: asked again with the next check
+                    _log.info("%s: no priority yet: %r", path.info.dev, error)
                     return
                 if priority >= 0:
                     record.priority, path.has_priority = priority, True
